@@ -1,0 +1,91 @@
+"""The manifest every dataset directory carries: what it holds, how it was made, and checksums of every shard."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unisc.data.schema import SCHEMA_VERSION
+from unisc.errors import InputError
+
+NAME = "manifest.json"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write(directory: Path, *, kind: str, config: Mapping[str, Any], counts: Mapping[str, int], **extra: Any) -> dict[str, Any]:
+    """Write `manifest.json` last and atomically, so that a directory with a manifest is complete.
+
+    `kind` names the sort of dataset ("logs", "samples"), `config` is what made it (plain JSON values), `counts` its volumes.
+    The `fingerprint` is the sha256 of kind, schema version, config and shard checksums: equal data, equal fingerprint.
+    """
+    shards = {
+        str(p.relative_to(directory)): {"sha256": file_sha256(p), "bytes": p.stat().st_size}
+        for p in sorted(directory.rglob("*"))
+        if p.is_file() and p.name != NAME
+    }
+    identity = {
+        "kind": kind,
+        "schema_version": SCHEMA_VERSION,
+        "config": dict(config),
+        "shards": {name: s["sha256"] for name, s in shards.items()},
+    }
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    manifest = {
+        "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+        **identity,
+        "counts": dict(counts),
+        **extra,
+        "shards": shards,
+    }
+    write_text_atomic(directory / NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return manifest
+
+
+def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
+    """Read a dataset's manifest; with `verify`, also check that every shard is there with its size and checksum.
+
+    Raises:
+      InputError: no directory, no manifest, another kind, another schema version, or a shard that does not match.
+    """
+    path = directory / NAME
+    if not path.is_file():
+        raise InputError(f"{directory}: no {NAME}, so not a finished {kind} directory; make it again or give another path")
+    try:
+        manifest = json.loads(path.read_text())
+        found, version, shards = manifest["kind"], manifest["schema_version"], manifest["shards"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{path}: not a readable manifest ({e}); make the directory again") from e
+    if found != kind:
+        raise InputError(f"{directory}: holds {found}, but {kind} are needed here; give another path")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{directory}: schema version {version}, this program reads {SCHEMA_VERSION}; make it again")
+    for name, shard in shards.items():
+        file = directory / name
+        if not file.is_file():
+            raise InputError(f"{file}: named by the manifest but missing; make {directory} again")
+        if file.stat().st_size != shard["bytes"] or (verify and file_sha256(file) != shard["sha256"]):
+            raise InputError(f"{file}: does not match the manifest's size or checksum; make {directory} again")
+    return manifest
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
