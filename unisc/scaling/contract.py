@@ -48,7 +48,8 @@ class Contract:
 
     def difference(self, other: "Contract") -> list[str]:
         """Name every field in which two contracts differ, as `name: mine != theirs`."""
-        mine, theirs = asdict(self), asdict(other)
+        mine: dict[str, Any] = asdict(self)
+        theirs: dict[str, Any] = asdict(other)
         if self.loss == other.loss != "huber":
             mine["huber_delta"] = theirs["huber_delta"] = None  # Delta means nothing to the other losses.
         return [f"{name}: {mine[name]} != {theirs[name]}" for name in mine if mine[name] != theirs[name]]

@@ -91,7 +91,7 @@ class Fit:
         }
 
 
-def fit(law: str, *columns, contract: Contract | None = None, weights=None, se=None, num_starts: int = 32, starts=None) -> Fit:
+def fit(law: str, *columns, contract: Contract | None = None, weights=None, se=None, num_starts: int = 24, starts=None) -> Fit:
     """Fit a law by name to columns: its axes in order, then the loss; each (n,).
 
     `weights` (n,) multiply the runs' terms of the sum; `se` (n,) are standard errors of the losses in loss units and divide the
@@ -106,7 +106,9 @@ def fit(law: str, *columns, contract: Contract | None = None, weights=None, se=N
     axes, loss = check_table(axes, loss, contract)
     form = LAWS[law].of(axes)
     if getattr(LAWS[law], "names", None) == ("E", "A", "B", "alpha", "beta") and len(axes) != 2:
-        raise InputError(f"law 'chinchilla' takes model size and data size, and got {len(axes)} axes; use 'power_floor' for one")
+        raise InputError(
+            f"law 'chinchilla' takes model size and data size, and got {len(axes)} axes; use 'power_floor' for one"
+        )
     if law == "power_floor" and len(axes) != 1:
         raise InputError(f"law 'power_floor' takes one axis, and got {len(axes)}; use 'chinchilla' for two")
     _check_identifiable(form, axes, loss)
@@ -139,7 +141,9 @@ def check_table(axes, loss, contract: Contract) -> tuple[np.ndarray, np.ndarray]
             f"loss is {loss[bad[0]]:g} in row {bad[0]}; a fit in log space needs positive losses, drop it or use space='loss'"
         )
     if (bad := np.flatnonzero(loss <= 0)).size:
-        raise InputError(f"loss is {loss[bad[0]]:g} in row {bad[0]}; these laws describe positive losses, fit 1 - metric or a loss")
+        raise InputError(
+            f"loss is {loss[bad[0]]:g} in row {bad[0]}; these laws describe positive losses, fit 1 - metric or a loss"
+        )
     return np.array(out), loss
 
 
@@ -159,7 +163,9 @@ def _check_identifiable(law: Law, axes: np.ndarray, loss: np.ndarray) -> None:
         if len(np.unique(axis)) < 2:
             raise InputError(f"{name} has one distinct value, {axis[0]:g}; a law in {name} needs runs of at least two sizes")
     if len(loss) < len(law.names):
-        raise InputError(f"{len(loss)} runs cannot fit the {len(law.names)} parameters of {law.name}; add runs or use a smaller law")
+        raise InputError(
+            f"{len(loss)} runs cannot fit the {len(law.names)} parameters of {law.name}; add runs or use a smaller law"
+        )
 
 
 def _scale(se, loss: np.ndarray, contract: Contract) -> np.ndarray:

@@ -95,7 +95,7 @@ class _PowerSum:
 
     def evaluate(self, theta: np.ndarray, axes: np.ndarray) -> Evaluation:
         designs = self._designs(axes)
-        terms = np.exp(np.clip(np.einsum("knp,sp->ksn", designs, theta), -700, 700))
+        terms = np.exp(np.clip(theta @ designs.transpose(0, 2, 1), -700, 700))
         gradient = np.zeros((len(theta), axes.shape[1], theta.shape[1]))
         for term, design in zip(terms, designs, strict=True):
             for column in np.flatnonzero(design.any(axis=0)):
@@ -103,7 +103,7 @@ class _PowerSum:
         return Evaluation(terms.sum(axis=0), gradient, terms, designs)
 
     def predict(self, theta: np.ndarray, axes: np.ndarray) -> np.ndarray:
-        return np.exp(np.clip(np.einsum("knp,sp->ksn", self._designs(axes), theta), -700, 700)).sum(axis=0)
+        return np.exp(np.clip(theta @ self._designs(axes).transpose(0, 2, 1), -700, 700)).sum(axis=0)
 
     def natural(self, theta: np.ndarray) -> np.ndarray:
         count = self.num_axes

@@ -107,7 +107,9 @@ class Solution:
     gradient_norm: np.ndarray
 
 
-def solve(problem: Problem, start: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, steps: int = 200) -> Solution:
+def solve(
+    problem: Problem, start: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, steps: int = 120
+) -> Solution:
     """Polish starts (S, P) inside bounds (P,) or (S, P) under weights (n,) or (S, n)."""
     count, params = start.shape
     weight = np.broadcast_to(weight, (count, len(problem.loss)))

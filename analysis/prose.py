@@ -1,0 +1,170 @@
+"""Sentences of the report, each made from numbers of the summary and carrying their n, seeds and interval."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Section = Mapping[str, Any]
+
+
+def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """Write a number to some significant digits with a true minus sign; None reads as n/a."""
+    if value is None:
+        return "n/a"
+    text = f"{value:+.{digits}g}" if signed else f"{value:.{digits}g}"
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "−")
+
+
+def interval(entry: Section, digits: int = 3, signed: bool = False) -> str:
+    """Write a value with its interval, saying where an end is open or the interval is missing."""
+    value = number(entry.get("value"), digits, signed)
+    low, high, note = entry.get("low"), entry.get("high"), str(entry.get("note") or "")
+    if low is None and high is None:
+        return f"{value} ({'unbounded both ways' if 'unbounded' in note else 'no interval'})"
+    ends = [
+        number(low, digits, signed) if low is not None else "unbounded",
+        number(high, digits, signed) if high is not None else "unbounded",
+    ]
+    return f"{value} [{ends[0]}, {ends[1]}]"
+
+
+def sample(entry: Section) -> str:
+    """Write n and seeds."""
+    seeds = entry["num_seeds"]
+    return f"n = {entry['num_runs']} runs, {seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def headline(summary: Section) -> list[str]:
+    """Answer, in the first paragraph, whether scaling data and model together beats scaling the model alone."""
+    joint = summary["synergy"]
+    if "reason" in joint:
+        return [
+            f"This study cannot say whether scaling data and model together beats scaling the model alone: {joint['reason']}."
+        ]
+    composition, base = joint["composition"], joint["base"]
+    over, level = joint["joint_over_model"], f"{joint['joint_over_model']['level']:.0%}"
+    unit = joint["unit"]
+    sure = f"{level} interval" if over["low"] is not None else "no interval"
+    span = f"from {_count(joint['small'])} to {_count(joint['large'])} dense parameters"
+    if over["low"] is None:
+        opening = (
+            f"Not resolved: with one seed there is no interval. Scaling data and model together gained "
+            f"{number(over['value'], 3, True)} {unit} over scaling the model alone"
+        )
+    else:
+        answer = {
+            "resolved positive": "Yes: scaling data and model together beat scaling the model alone by",
+            "resolved negative": "No: scaling data and model together did worse than scaling the model alone, by",
+            "unresolved": "Not resolved: the difference between scaling data and model together and scaling the model alone is",
+        }[over["verdict"]]
+        opening = f"{answer} {interval(over, 3, True)} {unit}"
+    sentences = [
+        f"{opening} ({span}; {base} to {composition} data; {sure}; {sample(over)}).",
+        f"The model alone gained {interval(joint['model'], 3, True)}, the data alone (at the smallest model) "
+        f"{interval(joint['data'], 3, True)}, both together {interval(joint['both'], 3, True)} {unit} ({sample(over)}).",
+        synergy_sentence(joint["synergy"], unit),
+    ]
+    if "reason" not in summary["interaction"]:
+        sentences.append(interaction_sentence(summary["interaction"]))
+    return sentences
+
+
+def synergy_sentence(entry: Section, unit: str) -> str:
+    """Say whether the two together are more than the sum of each."""
+    meaning = {
+        "resolved positive": "the two together gave more than the sum of each alone",
+        "resolved negative": "the two together gave less than the sum of each alone",
+    }.get(entry["verdict"], "whether the two together give more than their sum is not resolved")
+    return f"Synergy, both − model − data, is {interval(entry, 3, True)} {unit}: {meaning} ({sample(entry)})."
+
+
+def interaction_sentence(entry: Section) -> str:
+    """Say how the benefit of the composition changes with size, and whether an additive model is enough."""
+    meaning = {
+        "resolved positive": "the benefit of the data grew with the model",
+        "resolved negative": "the benefit of the data shrank as the model grew",
+    }.get(entry["verdict"], "a change of the data's benefit with model size is not resolved")
+    additive = entry["additive"]
+    test = ""
+    if additive["p_value"] is not None:
+        test = f"; F test over all compositions: {additive['verdict']}, p = {number(additive['p_value'], 2)}"
+    change = f"Per decade of dense parameters the gap changed by {interval(entry, 3, True)} points"
+    return f"{change}: {meaning} ({sample(entry)}{test})."
+
+
+def floor_sentence(composition: str, entry: Section, kind: str) -> str:
+    """Compare a fitted floor with the oracle's loss, which is a truth in the stationary world and a bound in the rich one."""
+    floor, oracle = entry["floor"], entry["floor"]["oracle"]
+    text = f"{composition}: E = {interval(entry['E'], 4)}"
+    if floor["profile"] is not None:
+        text += f", by profile {interval(floor['profile'], 4)}"
+    if oracle is None:
+        return f"{text}; no oracle to compare with."
+    held = floor.get("profile_holds_oracle")
+    if held is None:
+        return f"{text}; no interval to hold the oracle's {number(oracle, 4)}."
+    if kind == "irreducible":
+        verdict = "holds" if held else "does not hold"
+        return f"{text}; the profile interval {verdict} the irreducible loss {number(oracle, 4)}."
+    low = floor["profile"]["low"] if floor["profile"] else None
+    above = low is not None and low > oracle
+    relation = "lies above" if above else "reaches down to" if held else "lies below"
+    return f"{text}; the profile interval {relation} the oracle's lower bound {number(oracle, 4)}."
+
+
+def held_out_sentence(composition: str, entry: Section) -> str:
+    """Say how well the law predicted the runs it had not seen."""
+    scores = dict(entry["scores"])
+    law_name = next(iter(scores))
+    law = scores.pop(law_name)
+    best = min(scores, key=lambda name: scores[name]["mean_absolute"])
+    rival = best.replace("_", " ")
+    verdict = "beat every baseline" if entry["beats_baselines"] else f"did no better than {rival}"
+    error = f"{number(law['mean_absolute'], 2)} (bias {number(law['bias'], 2, True)})"
+    against = f"{number(scores[best]['mean_absolute'], 2)} for {rival}"
+    text = f"{composition}: the law {verdict}; mean absolute error {error} against {against}"
+    if entry["coverage"] is not None:
+        text += f"; its {entry['level']:.0%} interval covered {entry['coverage']:.0%} of the held-out runs"
+    return f"{text} (fitted on {entry['num_train']}, tested on {entry['num_held']} runs)."
+
+
+def ablation_sentence(section: Section) -> str:
+    """Say whether isolation flipped the sign, as the paper reports."""
+    flip = section.get("flip")
+    if flip is None:
+        return "The sign flip cannot be judged: no composition with other domains' samples was run with and without isolation."
+    without, both, gap = flip["without"], flip["with"], flip["difference"]
+    verdict = f"{flip['verdict'][0].upper()}{flip['verdict'][1:]}"
+    base, isolation = section["reference"].split("/")
+    reference = f"{base} data ({'no' if isolation == 'none' else 'full'} isolation)"
+    changes = f"{interval(without, 3, True)} without isolation and {interval(both, 3, True)} with DREF and DAPGA"
+    difference = f"a difference of {interval(gap, 3, True)} {section['unit']}"
+    return (
+        f"{verdict}: on {flip['composition']} data the change over {reference} is {changes}, {difference} "
+        f"({sample(gap)}, {_count(section['num_params_dense'])} dense parameters). The paper reports −0.43 and +0.32."
+    )
+
+
+def real_sentence(section: Section) -> str:
+    """Compare the model's MRR with the last-touched rule."""
+    if section.get("mrr") is None:
+        return "No MRR was recorded for the largest model."
+    entry = {"value": section["mrr"], "low": section["mrr_low"], "high": section["mrr_high"]}
+    seeds = f"seeds: {section.get('num_seeds') or 'n/a'}"
+    text = f"With {section['composition']} data the largest model reaches MRR {interval(entry, 4)} ({seeds})"
+    against = section.get("beats_last_touched")
+    if against is None:
+        return f"{text}; the last-touched rule was not computed."
+    rule = section["floor"]["last_touched_first"]["mrr"]
+    relation = "beats" if against["difference"] > 0 else "does not beat"
+    resolved = "" if against["resolved"] else ", though the interval does not resolve it"
+    return f"{text}, which {relation} the last-touched rule's {number(rule, 4)}{resolved}."
+
+
+def _count(value: float) -> str:
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"

@@ -1,0 +1,151 @@
+"""UniScale (arXiv 2603.24226): does scaling data and model together beat scaling the model alone?
+
+Question:  one run answers one point of it: a ranker of one size, trained on one share of one ES3 composition, is scored on the
+           next day's search requests, on the lists that were shown and on all candidates.
+Command:   `make study`, or `unisc study uniscale --preset smoke`; the points are listed in `sweeps/uniscale.py`.
+Cost:      3 to 60 seconds of one core a run; the laptop preset is about 200 runs.
+Expected:  the paper reports that foreign samples hurt without isolation (-0.43 % AUC) and help with it (+0.32 %), and that the
+           gain grows with the model (+0.12 at 1x to +0.32 at 4x). What this shop gives is in `experiments/LOG.md`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from unisc.config import Runtime
+from unisc.data import manifest
+from unisc.data.columns import Columns, load
+from unisc.data.pack import BatchShape
+from unisc.data.schema import COMPOSITIONS
+from unisc.errors import InputError
+from unisc.models import dlrm, hhsft
+from unisc.train import loop
+from unisc.train.evaluate import EvalConfig, evaluate
+from unisc.train.loop import TrainConfig
+from unisc.train.oracle import load_oracle
+
+VERSION = 1
+"""Raised by hand whenever the same configuration would give other numbers."""
+
+MEAN_LIST_LEN = 12
+"""Candidates a request that batches leave room for; shorter lists only fill fewer of a batch's candidate slots."""
+
+MODULES = {hhsft.HHSFTConfig: hhsft, dlrm.DLRMConfig: dlrm}
+"""The module that builds and counts each kind of model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which samples: `samples` is their manifest's fingerprint, `fraction` the share of requests, in hash order, trained on."""
+
+    samples: str
+    composition: str
+    fraction: float
+    history_len: int
+
+    def __post_init__(self) -> None:
+        if self.composition not in COMPOSITIONS:
+            raise InputError(f"unknown composition {self.composition!r}; the compositions are: {', '.join(COMPOSITIONS)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One run. `size` is the rung's name on the ladder; everything a law depends on is stated here."""
+
+    size: str
+    data: DataConfig
+    model: hhsft.HHSFTConfig | dlrm.DLRMConfig
+    train: TrainConfig
+    evaluate: EvalConfig
+
+
+def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
+    """Train one ranker on one composition and score it on the test day; return metrics, counts and timing."""
+    began = time.perf_counter()
+    root = Path(runtime.data_dir)
+    train_columns, test_columns = data(config, root)
+
+    # The model: five typed tokens, HFA, GFA, then DREF and DAPGA (section 4, figure 3), started at the base rates.
+    module = MODULES[type(config.model)]
+    model = build(config, train_columns)
+
+    # The objective: binary cross-entropy of click and purchase, one head a domain; one pass over the samples.
+    trained = loop.train(
+        model,
+        train_columns,
+        config.train,
+        embed_dim=config.model.embed_dim,
+        # One shape for every composition, so that a size is compiled once.
+        shape=BatchShape.of(train_columns.spec, candidates=config.train.batch_candidates, mean_list_len=MEAN_LIST_LEN),
+        runtime=loop.Runtime(
+            directory=Path(runtime.work_dir),
+            log_every_steps=runtime.log_every_steps,
+            checkpoint_every_steps=runtime.checkpoint_every_steps,
+            on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
+        ),
+    )
+
+    # The evaluation: search requests of the test day, as shown and in full; the oracle's floor where there is an oracle.
+    evaluating = time.perf_counter()
+    oracle = load_oracle(root / "logs", test_columns)
+    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle)
+    result.save(Path(runtime.work_dir) / "eval.npz")
+
+    params = module.num_params(config.model, train_columns.spec)
+    flops = module.flops_per_example(config.model, train_columns.spec)
+    counts = trained.counts
+    return {
+        "metrics": {**result.metrics, "train/loss": trained.loss},
+        "counts": {
+            "num_params_dense": params.dense,
+            "num_params_embedding": params.embedding,
+            "num_params_active": params.active,
+            "num_examples": counts.num_examples,
+            "num_requests": counts.num_requests,
+            "num_positives": counts.num_positives,
+            "num_steps": counts.num_steps,
+            "train_flops": flops.train(num_candidates=counts.num_examples, num_requests=counts.num_requests),
+        },
+        "timing": {
+            "compile_secs": trained.compile_secs,
+            "train_secs": counts.train_secs,
+            "evaluate_secs": time.perf_counter() - evaluating,
+            "wall_seconds": time.perf_counter() - began,
+        },
+    }
+
+
+def data(config: Config, root: Path) -> tuple[Columns, Columns]:
+    """Open the samples a run names: its share of the train split, and the test split.
+
+    Raises:
+      InputError: the samples under `root` are not the ones the configuration names.
+    """
+    samples = root / "samples" / config.data.composition
+    found = manifest.read(samples, kind="samples")["fingerprint"]
+    if found != config.data.samples:
+        raise InputError(f"{samples}: samples {found}, but this run is of {config.data.samples}; plan the sweep again")
+    train_columns = load(samples, "train", history_len=config.data.history_len, fraction=config.data.fraction)
+    return train_columns, load(samples, "test", history_len=config.data.history_len)
+
+
+def build(config: Config, columns: Columns) -> nnx.Module:
+    """Build the model a run names, each task's logit starting at the log odds of its base rate."""
+    rates = np.clip(columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
+    bias = tuple(float(b) for b in np.log(rates / (1 - rates)))
+    rngs = nnx.Rngs(config.train.seed)
+    if isinstance(config.model, dlrm.DLRMConfig):
+        return dlrm.DLRM(config.model, columns.spec, rngs=rngs, bias_init=bias)
+    return hhsft.HHSFT(config.model, columns.spec, rngs=rngs, bias_init=bias)
+
+
+def with_isolation(config: Config, isolation: hhsft.Isolation) -> Config:
+    """Return the same run of an HHSFT with another isolation."""
+    assert isinstance(config.model, hhsft.HHSFTConfig)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, isolation=isolation))

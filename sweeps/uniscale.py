@@ -1,0 +1,224 @@
+"""UniScale as a sweep: model size x data size x composition x seed, the isolation ablation, and the study around them.
+
+`runs()` says which points are asked for; `study()` is the whole line, from an empty folder to the report:
+logs, samples, runs, laws, figures. Every step leaves finished files, so a study that was killed goes on where it was.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from data_gen.marketplace.config import preset as shop_preset
+from experiments import uniscale
+from experiments.uniscale import Config, DataConfig
+from sweeps.stages import Stages, make_logs, make_samples
+from unisc.config import Runtime
+from unisc.data.columns import Columns, load
+from unisc.data.schema import COMPOSITIONS
+from unisc.errors import InputError
+from unisc.models.hhsft import ISOLATIONS
+from unisc.models.ladder import dlrm_ladder, hhsft_ladder
+from unisc.sweep.budget import cost_units
+from unisc.sweep.plan import Run
+from unisc.train.evaluate import EvalConfig
+from unisc.train.loop import TrainConfig
+
+HISTORY_LEN = 16
+EMBED_DIM = 8
+"""Held over the ladder, so that the dense axis is moved alone."""
+
+LADDER = hhsft_ladder(embed_dim=EMBED_DIM)
+BASELINE = dlrm_ladder(embed_dim=EMBED_DIM)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """How much of the question to ask. `sizes` are rungs of the ladder; the largest fraction is met by every seed.
+
+    The ablation runs at `ablation_size`, all data, `seeds`; the DLRM-MLP baseline at `baseline_sizes` on `exposed`.
+    """
+
+    shop: str
+    requests: int
+    sizes: tuple[str, ...]
+    fractions: tuple[float, ...]
+    seeds: tuple[int, ...]
+    ablation_size: str | None
+    baseline_sizes: tuple[str, ...]
+    num_full_requests: int
+    compositions: tuple[str, ...] = COMPOSITIONS
+
+
+SIZES = tuple(LADDER)
+FRACTIONS = tuple(round(32 ** (-i / 4), 4) for i in (4, 3, 2, 1, 0))
+"""Five data sizes spanning 32x."""
+
+PRESETS = MappingProxyType(
+    {
+        "smoke": Preset(
+            shop="default",
+            requests=3_000,
+            sizes=SIZES[0:3:2],
+            fractions=(0.25, 1.0),
+            seeds=(0,),
+            ablation_size=SIZES[2],
+            baseline_sizes=(),
+            num_full_requests=100,
+        ),
+        "laptop": Preset(
+            shop="default",
+            requests=24_000,
+            sizes=SIZES,
+            fractions=FRACTIONS,
+            seeds=(0, 1, 2),
+            ablation_size=SIZES[3],
+            baseline_sizes=SIZES[::2],
+            num_full_requests=300,
+        ),
+        "stationary": Preset(
+            shop="stationary",
+            requests=60_000,
+            sizes=SIZES,
+            fractions=FRACTIONS,
+            seeds=(0, 1, 2),
+            ablation_size=None,
+            baseline_sizes=(),
+            num_full_requests=100,
+            compositions=("exposed",),
+        ),
+    }
+)
+
+
+def base(size: str, *, data: DataConfig, num_full_requests: int) -> Config:
+    """Return the run that all points vary: one pass, batches of 512 candidates, one schedule for every size."""
+    return Config(
+        size=size,
+        data=data,
+        model=LADDER[size],
+        train=TrainConfig(
+            batch_candidates=512,
+            learning_rate=3e-3,
+            table_learning_rate=0.1,
+            weight_decay=0.0,
+            purchase_weight=0.2,
+            seed=0,
+        ),
+        evaluate=EvalConfig(batch_candidates=1024, num_full_requests=num_full_requests),
+    )
+
+
+def points(preset: Preset, samples: Mapping[str, str]) -> list[tuple[str, Config]]:
+    """List a preset's configurations with their labels; `samples` gives each composition's fingerprint."""
+
+    def config(size: str, composition: str, fraction: float, seed: int) -> Config:
+        data = DataConfig(samples=samples[composition], composition=composition, fraction=fraction, history_len=HISTORY_LEN)
+        made = base(size, data=data, num_full_requests=preset.num_full_requests)
+        return dataclasses.replace(made, train=dataclasses.replace(made.train, seed=seed))
+
+    found: list[tuple[str, Config]] = []
+    # The grid: every size on every share of every composition; further seeds where the claims are made, on all data.
+    for seed in preset.seeds:
+        for fraction in preset.fractions if seed == preset.seeds[0] else preset.fractions[-1:]:
+            for composition in preset.compositions:
+                found += [("grid", config(size, composition, fraction, seed)) for size in preset.sizes]
+    # The ablation: composition x isolation; its "both" is the grid's own.
+    for seed in preset.seeds if preset.ablation_size else ():
+        for composition in preset.compositions:
+            one = config(str(preset.ablation_size), composition, preset.fractions[-1], seed)
+            found += [("ablation", uniscale.with_isolation(one, i)) for i in ISOLATIONS if i != "both"]
+    # The baseline that published gains are measured against.
+    for seed in preset.seeds:
+        for size in preset.baseline_sizes:
+            one = config(size, "exposed", preset.fractions[-1], seed)
+            found.append(("baseline", dataclasses.replace(one, size=f"dlrm-{size}", model=BASELINE[size])))
+    return found
+
+
+def runs(preset: Preset, root: Path, samples: Mapping[str, str]) -> list[Run]:
+    """Plan a preset's runs on the samples under `root`, each with its predicted cost."""
+    columns = {c: load(root / "samples" / c, "train", history_len=HISTORY_LEN) for c in preset.compositions}
+    return [plan(study, config, columns[config.data.composition]) for study, config in points(preset, samples)]
+
+
+def plan(study: str, config: Config, columns: Columns) -> Run:
+    """Plan one run; its cost is counted FLOPs of training on its share of `columns`."""
+    share = columns.first(max(1, round(config.data.fraction * columns.num_requests)))
+    flops = uniscale.MODULES[type(config.model)].flops_per_example(config.model, columns.spec)
+    work = flops.train(num_candidates=share.num_examples, num_requests=share.num_requests)
+    isolation = getattr(config.model, "isolation", "mlp")
+    data = f"{config.data.composition}@{config.data.fraction:g}"
+    return Run.of(
+        uniscale,
+        config,
+        cost=cost_units(work),
+        label=f"{study}/{config.size}/{data}/{isolation}/seed{config.train.seed}",
+        compile_key=f"{config.size}/{isolation}/{config.data.composition}",
+    )
+
+
+def study(*, preset: str, out: Path, work: Path, workers: int) -> Path:
+    """Run the study on the generated shop and write its report to `out`; return the page's path."""
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; the presets are: {', '.join(PRESETS)}")
+    chosen = PRESETS[preset]
+    stages = Stages(work, out, workers=workers)
+    with stages("logs"):
+        logs = make_logs(shop_preset(chosen.shop, seed=0, requests=chosen.requests), work / "logs", stages)
+    with stages("samples"):
+        samples = make_samples(work / "logs", work / "samples", chosen.compositions, stages)
+    facts = {
+        "preset": preset,
+        "source": "marketplace",
+        "domains": logs["domains"],
+        "stationary": chosen.shop == "stationary",
+        "logs": {"fingerprint": logs["fingerprint"], "config": logs["config"], "counts": logs["counts"]},
+        "volumes": volumes(samples),
+    }
+    planned = runs(chosen, work, {name: m["fingerprint"] for name, m in samples.items()})
+    return finish(planned, work, out, stages, facts)
+
+
+def finish(planned: Sequence[Run], work: Path, out: Path, stages: Stages, facts: Mapping[str, Any]) -> Path:
+    """Run what is planned, write `study.json` and the report; return the page's path."""
+    from analysis import report
+    from unisc.sweep.launch.local import run_sweep
+
+    runtime = Runtime(work_dir=str(work / "sweep"), data_dir=str(work.resolve()))
+    with stages("runs"):
+        records = run_sweep(planned, work / "sweep", runtime=runtime, workers=stages.workers, title="runs")
+    if len(records) < len(planned):
+        missing = len(planned) - len(records)
+        sys.stderr.write(f"{missing} of {len(planned)} runs failed; their output is in {work / 'sweep' / 'runs'}/*/log.txt\n")
+    if not records:
+        raise InputError(f"{work / 'sweep'}: no run finished; read the log.txt of a run, then type the same command again")
+    with stages("report"):
+        stages.write_facts({**facts, **oracle(records)})
+        page = report.build_from(work, out)
+    stages.write_facts({**facts, **oracle(records)})
+    sys.stdout.write(f"report: {page}\n")
+    return page
+
+
+def volumes(samples: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return requests, samples and click positives of each composition's train split."""
+    return {
+        name: {
+            "requests": m["counts"]["train_requests"],
+            "samples": m["counts"]["train_samples"],
+            "positives": m["counts"]["train_clicks"],
+        }
+        for name, m in samples.items()
+    }
+
+
+def oracle(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the best possible ranker would score on the test lists; the same for every record."""
+    metrics = records[0]["metrics"]
+    if "eval/oracle/log_loss" not in metrics:
+        return {}
+    return {"oracle": {key: metrics[f"eval/oracle/{key}"] for key in ("log_loss", "auc_roc")}}

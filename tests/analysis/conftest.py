@@ -1,0 +1,31 @@
+"""Fixtures for tests of the report: synthetic studies, and one report built from each."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis.report import build
+
+
+@pytest.fixture(scope="session")
+def synthetic():
+    """The maker of synthetic studies."""
+    spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).with_name("synthetic.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def report(synthetic, tmp_path_factory):
+    """The folder of a full study's report."""
+    return build(synthetic.study(), tmp_path_factory.mktemp("report"), draws=100).parent
+
+
+@pytest.fixture(scope="session")
+def summary(report):
+    """The numbers of that report."""
+    return json.loads((report / "summary.json").read_text())

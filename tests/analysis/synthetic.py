@@ -1,0 +1,121 @@
+"""Records of a study that never ran, with planted laws, for tests of the report and for looking at its figures."""
+
+import itertools
+
+import numpy as np
+
+from analysis.study import StudyResult, of_records
+
+SIZES = {"xs": 2_900, "s": 7_600, "m": 19_000, "l": 52_000, "xl": 121_000, "xxl": 318_000}
+FRACTIONS = (1 / 32, 1 / 12, 1 / 5, 1 / 2, 1.0)
+COMPOSITIONS = ("exposed", "unexposed", "attributed", "searchified")
+VOLUME = {"exposed": 1.0, "unexposed": 3.0, "attributed": 3.0, "searchified": 5.0}
+FLOOR = 0.3127
+SHIFT = {"exposed": 0.0, "unexposed": 0.0005, "attributed": 0.0015, "searchified": 0.003}
+ISOLATION = {"none": -0.006, "dref": -0.001, "dapga": -0.002, "both": 0.0}
+
+
+def records(
+    seeds=(0, 1, 2), sizes=SIZES, fractions=FRACTIONS, compositions=COMPOSITIONS, slope=0.0012, ablation=True, noise=1.0
+):
+    """Return records: three seeds at full data, one elsewhere; `slope` is the planted interaction per decade."""
+    rng = np.random.default_rng(0)
+    out = []
+    for size, fraction, composition in itertools.product(sizes, fractions, compositions):
+        for seed in seeds if fraction == 1.0 else seeds[:1]:
+            out.append(_record(rng, "grid", size, fraction, composition, "both", seed, slope, noise))
+    if ablation:
+        for composition, isolation, seed in itertools.product((compositions[0], compositions[-1]), ISOLATION, seeds):
+            if isolation != "both":
+                out.append(_record(rng, "ablation", "m", 1.0, composition, isolation, seed, slope, noise))
+        for size, seed in itertools.product(("xs", "m", "xl"), seeds):
+            out.append(_record(rng, "baseline", size, 1.0, "exposed", "both", seed, slope, noise, gain=-0.003))
+    return out
+
+
+def _record(rng, study, size, fraction, composition, isolation, seed, slope, noise, gain=0.0):
+    params, examples = SIZES[size], 4.1e5 * fraction * VOLUME[composition]
+    decade = np.log10(params / 2_900)
+    shift = (
+        SHIFT[composition]
+        + slope * decade * (composition == "searchified")
+        + 0.5 * slope * decade * (composition == "attributed")
+    )
+    shift += ISOLATION[isolation] if composition != "exposed" else 0.0
+    loss = (FLOOR + 0.9 / params**0.42 + 2.4 / examples**0.36) * (1 + 4e-4 * noise * rng.standard_normal()) - 0.4 * shift
+    auc_roc = (
+        0.712 + 0.009 * decade - 0.003 * decade**2 + 0.004 * np.log10(fraction) + shift + 5e-4 * noise * rng.standard_normal()
+    )
+    return {
+        "fingerprint": f"{rng.integers(2**60):015x}",
+        "label": f"{study}/{size}/{composition}/{fraction:.3g}/{seed}",
+        "config": {
+            "study": study,
+            "size": size,
+            "fraction": fraction,
+            "seed": seed,
+            "composition": composition,
+            "model": {"isolation": isolation},
+        },
+        "metrics": {
+            "eval/exposed/log_loss": loss + 0.001,
+            "eval/exposed/log_loss_expected": loss,
+            "eval/exposed/auc_roc": auc_roc + 0.004,
+            "eval/exposed/auc_roc_expected": auc_roc,
+            "eval/exposed/gauc": auc_roc - 0.03,
+            "eval/exposed/hr@5": 0.6 + auc_roc / 10,
+            "eval/oracle/log_loss": FLOOR,
+            "eval/oracle/auc_roc": 0.741,
+        },
+        "counts": {
+            "num_params_dense": params,
+            "num_params_embedding": 810_000,
+            "num_params_active": int(params * 0.7),
+            "num_examples": int(examples),
+            "num_requests": int(examples / 14),
+            "train_flops": 6.0 * params * examples,
+        },
+        "timing": {"wall_seconds": 3 + 1e-5 * examples},
+        "environment": {"machine": "4 cores"},
+    }
+
+
+FACTS = {
+    "preset": "laptop",
+    "source": "marketplace",
+    "domains": ["search", "rec", "shop"],
+    "stationary": False,
+    "oracle": {"log_loss": FLOOR, "auc_roc": 0.741},
+    "volumes": {
+        "exposed": {"requests": 30_100, "samples": 410_000, "positives": 21_000},
+        "unexposed": {"requests": 30_100, "samples": 1_230_000, "positives": 21_000},
+        "attributed": {"requests": 30_100, "samples": 1_230_000, "positives": 33_100},
+        "searchified": {"requests": 68_000, "samples": 2_100_000, "positives": 71_000},
+    },
+    "wall_seconds": {"marketplace": 21.0, "samples": 44.0, "sweep": 566.0, "total": 640.0},
+    "machine": {"cores": 4, "memory": "16 GiB"},
+    "versions": {"python": "3.11.7", "jax": "0.10.2"},
+}
+
+
+def study(facts=None, **options) -> StudyResult:
+    """Return a study of synthetic records."""
+    return of_records(records(**options), FACTS | (facts or {}))
+
+
+def real_study(seeds=(0, 1, 2)) -> StudyResult:
+    """Return a study of real logs: two compositions, two sizes, MRR and NDCG."""
+    rng = np.random.default_rng(1)
+    out = []
+    for size, composition, seed in itertools.product(("s", "l"), ("exposed", "searchified"), seeds):
+        one = _record(rng, "grid", size, 1.0, composition, "both", seed, 0.0, 1.0)
+        mrr = 0.60 + 0.012 * (size == "l") + 0.008 * (composition == "searchified") + 0.001 * rng.standard_normal()
+        one["metrics"] |= {"eval/exposed/mrr": mrr, "eval/exposed/ndcg": mrr + 0.1}
+        one["metrics"] = {
+            name: value for name, value in one["metrics"].items() if "oracle" not in name and "expected" not in name
+        }
+        out.append(one)
+    floor = {"shown_order": 0.531, "cheapest_first": 0.312, "last_touched_first": 0.604}
+    floors = {name: {"mrr": value, "ndcg": value + 0.09} for name, value in floor.items()}
+    facts = {"source": "trivago", "preset": "laptop", "real": {"floor": floors, "num_requests": 4211}}
+    return of_records(out, facts)

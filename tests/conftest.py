@@ -1,0 +1,18 @@
+"""For all tests: shapes in signatures are checked at run time (they cost nothing outside tests)."""
+
+import os
+import sys
+import types
+
+from beartype import beartype
+from jaxtyping import install_import_hook
+
+# Before JAX is first imported, and inherited by the processes that tests start. Tests compile far more than they compute.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false")
+
+# A configuration checks its own values, with a message for the user that beartype's would come before.
+checker = types.ModuleType("unisc_test_type_checker")
+checker.check = lambda f: f if f.__qualname__.endswith("Config.__init__") else beartype(f)
+sys.modules[checker.__name__] = checker
+install_import_hook(["unisc.nn", "unisc.models", "unisc.objectives"], f"{checker.__name__}.check")

@@ -1,0 +1,67 @@
+"""The ladders: span, names, and one learning rate for all sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from unisc.errors import InputError
+from unisc.models import dlrm, hhsft
+from unisc.models.ladder import dlrm_ladder, hhsft_ladder
+from unisc.objectives.ranking import bce
+
+
+def test_hhsft_spans_two_orders_of_magnitude_in_even_steps(make_spec):
+    spec = make_spec()
+    sizes = np.array([hhsft.num_params(c, spec).dense for c in hhsft_ladder(embed_dim=8).values()])
+    assert len(sizes) >= 6 and sizes[-1] / sizes[0] >= 100
+    assert np.all(sizes[1:] / sizes[:-1] > 1.5) and np.all(sizes[1:] / sizes[:-1] < 3.6)
+
+
+def test_the_baseline_spans_the_same_sizes(make_spec):
+    spec = make_spec()
+    ours = [hhsft.num_params(c, spec).dense for c in hhsft_ladder(embed_dim=8).values()]
+    base = [dlrm.num_params(c, spec).dense for c in dlrm_ladder(embed_dim=8).values()]
+    assert base[-1] / base[0] >= 100
+    assert all(0.6 < b / o < 1.6 for b, o in zip(base, ours, strict=True))
+
+
+def test_one_width_can_grow_alone():
+    grown = {grow: hhsft_ladder(embed_dim=8, grow=grow, base="s") for grow in ("both", "hfa", "gfa")}
+    assert grown["hfa"]["s"] == grown["gfa"]["s"] == grown["both"]["s"]
+    assert {c.gfa_dim for c in grown["hfa"].values()} == {grown["both"]["s"].gfa_dim}
+    assert {c.hfa_dim for c in grown["gfa"].values()} == {grown["both"]["s"].hfa_dim}
+    for wrong in ({"grow": "all"}, {"base": "huge"}):
+        with pytest.raises(InputError, match="unknown"):
+            hhsft_ladder(embed_dim=8, **wrong)
+
+
+def test_one_step_of_one_rate_moves_every_size_alike(make_spec, make_batch, make_rows):
+    """Without the width rule of `unisc.nn.linear` the move grows with width, here about tenfold."""
+    spec = make_spec()
+    batch = make_batch(spec, num_candidates=96)
+    rows, moved = make_rows(batch, 8), {}
+    for name in ("xs", "l", "xxl"):
+        graphdef, params = nnx.split(hhsft.HHSFT(hhsft_ladder(embed_dim=8)[name], spec, rngs=nnx.Rngs(0)))
+
+        def score(params, graphdef=graphdef):
+            return nnx.merge(graphdef, params)(rows, batch)
+
+        @jax.jit
+        def four_steps(params, score=score):
+            optimizer = optax.adam(3e-3)
+
+            def step(carry, _):
+                params, state = carry
+                grads = jax.grad(lambda p: bce(score(p), batch.labels, batch.weights))(params)
+                with jax.numpy_dtype_promotion("standard"):
+                    updates, state = optimizer.update(grads, state)
+                return (optax.apply_updates(params, updates), state), None
+
+            (after, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=4)
+            return jnp.sqrt(jnp.mean((score(after) - score(params)) ** 2))
+
+        moved[name] = float(four_steps(params))
+    assert max(moved.values()) / min(moved.values()) < 2.5, moved

@@ -1,0 +1,151 @@
+"""Planted laws are recovered, optima are certified, and tables that cannot be fitted are refused in one line."""
+
+import subprocess
+import sys
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from unisc.errors import InputError
+from unisc.scaling import LAWS, Contract, bootstrap, fit
+from unisc.scaling.solve import Problem
+
+SIZES, DATA = np.geomspace(2e3, 3e5, 6), np.geomspace(2e4, 6e5, 5)
+TRUTH = {"E": 0.30, "A": 0.6, "B": 2.0, "alpha": 0.30, "beta": 0.35}
+
+
+def grid(repeats=1):
+    size, data = (axis.ravel().repeat(repeats) for axis in np.meshgrid(SIZES, DATA))
+    return size, data, TRUTH["E"] + TRUTH["A"] / size ** TRUTH["alpha"] + TRUTH["B"] / data ** TRUTH["beta"]
+
+
+@pytest.mark.parametrize("space", ["loss", "log"])
+@pytest.mark.parametrize("loss", ["squared", "huber", "absolute"])
+def test_an_exact_table_gives_back_its_law(space, loss):
+    found = fit("chinchilla", *grid(), contract=Contract(space=space, loss=loss))
+    for name, value in TRUTH.items():
+        assert found.params[name] == pytest.approx(value, rel=2e-3)
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("contract", [Contract(huber_delta=0.02), Contract(space="loss", loss="squared")], ids=["log", "loss"])
+def test_derivatives_match_finite_differences(law, contract):
+    size, data, loss = grid()
+    axes = np.array([size] if law == "power_floor" else [size, data])
+    form = LAWS[law].of(axes)
+    problem = Problem(form, axes, loss * np.exp(0.01 * np.sin(np.arange(len(loss)))), contract, np.ones(len(loss)))
+    lower, upper = form.bounds(loss)
+    theta = np.clip(form.starts(axes, loss, True)[:1] * 1.01, lower, upper)
+    weight = np.linspace(0.5, 2.0, len(loss))[None]
+    _, gradient, hessian, _ = problem.derivatives(theta, weight, None)
+    for index in range(theta.shape[1]):
+        step = np.zeros_like(theta)
+        step[0, index] = 1e-6
+        up, down = (problem.derivatives(theta + sign * step, weight, None) for sign in (1, -1))
+        assert gradient[0, index] == pytest.approx((up[0][0] - down[0][0]) / 2e-6, rel=1e-4, abs=1e-7)
+        np.testing.assert_allclose(hessian[0, index], (up[1][0] - down[1][0]) / 2e-6, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_and_standard_errors_silence_a_bad_run():
+    size, data, loss = grid()
+    loss = loss.copy()
+    loss[7] *= 1.2
+    squared = Contract(loss="squared")
+    se = np.full(len(loss), 1e-3)
+    se[7] = 10.0
+    weights = np.ones(len(loss))
+    weights[7] = 0.0
+    plain = fit("chinchilla", size, data, loss, contract=squared).params["E"]
+    assert abs(plain - TRUTH["E"]) > 0.005
+    for options in ({"se": se}, {"weights": weights}):
+        found = fit("chinchilla", size, data, loss, contract=squared, **options)
+        assert found.params["E"] == pytest.approx(TRUTH["E"], rel=1e-3)
+
+
+def test_own_starts_are_polished_and_counted():
+    found = fit("chinchilla", *grid(), num_starts=4, starts=[0.2, 1.0, 1.0, 0.5, 0.5])
+    assert found.certificate.num_starts == 5
+    assert found.params["alpha"] == pytest.approx(TRUTH["alpha"], rel=1e-3)
+
+
+def test_a_law_without_a_floor_says_that_the_floor_met_its_bound():
+    found = fit("power_floor", SIZES, 5.0 * SIZES**-0.3)
+    assert "E at its lower bound" in found.certificate.bounds_hit
+    assert found.params["alpha"] == pytest.approx(0.3, abs=2e-3)
+
+
+def test_log_linear_solves_its_linear_problem():
+    size, data, _ = grid()
+    found = fit("log_linear", size, data, 3.0 - 0.1 * np.log(size) - 0.05 * np.log(data), contract=Contract(space="loss"))
+    assert found.params == pytest.approx({"c0": 3.0, "c1": -0.1, "c2": -0.05})
+    assert found.predict(1e6, 1e6)[0] == pytest.approx(3.0 - 0.15 * np.log(1e6))
+
+
+def test_fits_under_different_contracts_refuse_to_be_compared():
+    huber, squared = (fit("chinchilla", *grid(), contract=Contract(loss=loss)) for loss in ("huber", "squared"))
+    assert huber.compare(huber) == 0
+    with pytest.raises(InputError, match="loss: huber != squared"):
+        huber.compare(squared)
+    with pytest.raises(InputError, match="params_counted"):
+        huber.compare(fit("chinchilla", *grid(), contract=Contract(params_counted="all")))
+
+
+def test_a_contract_survives_its_json():
+    contract = Contract(loss="absolute", trimming="5 highest", params_counted="num_params_active")
+    assert Contract.from_json(contract.to_json()) == contract
+    with pytest.raises(InputError, match="unknown key 'delta'"):
+        Contract.from_json({"delta": 1.0})
+
+
+def broken(column, row, value):
+    table = [values.copy() for values in grid()]
+    table[column][row] = value
+    return table
+
+
+class TestBadInput:
+    CASES: ClassVar = {
+        "NaN loss": (broken(2, 3, np.nan), "loss is nan in row 3"),
+        "infinite size": (broken(0, 2, np.inf), "N is inf in row 2"),
+        "zero data": (broken(1, 4, 0.0), "D is 0 in row 4"),
+        "negative loss in log space": (broken(2, 1, -0.5), "log space needs positive losses"),
+        "fewer runs than parameters": ([values[:4] for values in grid()], "(has one distinct value|4 runs cannot fit)"),
+        "few runs of many sizes": ([values[::7][:4] for values in grid()], "4 runs cannot fit the 5 parameters"),
+        "one size": ([np.full(30, 5e3), *grid()[1:]], "N has one distinct value, 5000"),
+        "unequal columns": ([grid()[0][:-1], *grid()[1:]], "N has shape"),
+        "empty": ([[], [], []], "loss column is empty"),
+    }
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_is_refused_in_one_line(self, case):
+        table, message = self.CASES[case]
+        with pytest.raises(InputError, match=message) as raised:
+            fit("chinchilla", *table)
+        assert "\n" not in str(raised.value)
+
+    def test_unknown_names_list_the_known_ones(self):
+        with pytest.raises(InputError, match="choose one of chinchilla"):
+            fit("kaplan", *grid())
+        with pytest.raises(InputError, match="huber, squared, absolute"):
+            Contract(loss="cauchy")  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match="use 'power_floor'"):
+            fit("chinchilla", SIZES, np.ones(6))
+
+    def test_zero_standard_error_is_refused(self):
+        with pytest.raises(InputError, match="se is 0 in row 0"):
+            fit("chinchilla", *grid(), se=np.zeros(30))
+
+
+def test_importing_the_package_is_quick_and_free_of_jax():
+    code = "import sys, time; t = time.perf_counter(); import unisc.scaling; print(time.perf_counter() - t)"
+    code += "; assert not {'jax', 'flax'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2.0  # One second alone on a core; tests share theirs.
+
+
+def test_bootstrap_is_deterministic_by_seed():
+    size, data, loss = grid()
+    found = fit("chinchilla", size, data, loss * np.exp(1e-3 * np.random.default_rng(1).standard_normal(30)))
+    first, again, other = (bootstrap(found, draws=20, seed=seed).draws for seed in (3, 3, 4))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)

@@ -1,0 +1,383 @@
+"""Which features a samples directory offers, and how each is computed from what was known when the request came in.
+
+Categorical ids are stored one up, so that 0 stands for an absent value. List context (price and touch ranks) is taken over the
+shown list, which the pre-ranker has fixed before anything is clicked; a list of which nothing was shown is its own context.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int32, Int64
+
+from unisc.data.features import FeatureSpec, Field, Group, Level, NumericField, Table
+from unisc.data.schema import KINDS, SAMPLES
+from unisc.errors import InputError
+
+ENCODING_VERSION = 1
+"""Raised by hand whenever a feature changes its meaning, so that no old column cache is read as the new encoding."""
+
+TASKS = ("click", "purchase")
+MAX_ATTRIBUTES = 3
+MAX_POSITION = 32
+MAX_TOUCH_RANK = 8
+NUM_PRICE_BUCKETS = 32
+NUM_RANK_BUCKETS = 16
+NUM_AGE_BUCKETS = 25
+TOUCH_DECAY_SECS = 86_400.0
+SCENE_ROUNDING = 16
+
+Ids = Int64[np.ndarray, " N"]
+Values = Float32[np.ndarray, " N"]
+
+
+class Chunk:
+    """Some rows of a samples table as flat arrays; absent integers are -1, absent prices NaN."""
+
+    def __init__(self, rows: pa.RecordBatch, domains: tuple[str, ...]):
+        self.rows = rows
+        self.num_requests = rows.num_rows
+        codes = rows.column("domain").dictionary_encode()
+        names = codes.dictionary.to_pylist()
+        for name in names:
+            if name not in domains:
+                raise InputError(f"samples: domain {name!r} is not one of the manifest's {list(domains)}; make them again")
+        self.domain = np.array([domains.index(name) for name in names], np.int64)[np.asarray(codes.indices)]
+        self.candidate_offsets = self._offsets("item_id")
+        self.history_offsets = self._offsets("history_item_id")
+        self.request_of = np.repeat(np.arange(self.num_requests), np.diff(self.candidate_offsets))
+
+    def _offsets(self, name: str) -> Int64[np.ndarray, " Q1"]:
+        lengths = self.rows.column(name).value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    def request(self, name: str) -> Ids:
+        """Return an integer column known once a request, -1 where null."""
+        return self.rows.column(name).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def flat(self, name: str) -> np.ndarray:
+        """Return a list column laid end to end; its lengths must be those of the other lists of its kind."""
+        values = self.rows.column(name).flatten()
+        expected = self.history_offsets[-1] if name.startswith("history_") else self.candidate_offsets[-1]
+        if len(values) != expected:
+            raise InputError(f"samples: lists of {name} and of item ids differ in length; make the samples again")
+        if pa.types.is_floating(values.type):
+            return values.fill_null(np.nan).to_numpy(zero_copy_only=False)
+        return values.fill_null(pa.scalar(-1 if pa.types.is_integer(values.type) else False, values.type)).to_numpy(
+            zero_copy_only=False
+        )
+
+    @cached_property
+    def item_id(self) -> Ids:
+        return self.flat("item_id").astype(np.int64)
+
+    @cached_property
+    def history_item_id(self) -> Ids:
+        return self.flat("history_item_id").astype(np.int64)
+
+    @cached_property
+    def in_context(self) -> np.ndarray:
+        """Which candidates form the list the others are compared with: the shown ones, or all if none was shown."""
+        exposed = self.flat("exposed").astype(bool)
+        num_shown = np.bincount(self.request_of, weights=exposed, minlength=self.num_requests)
+        return exposed | (num_shown == 0)[self.request_of]
+
+    @cached_property
+    def touch_rank(self) -> Ids:
+        """1 for the most recently touched candidate of the list, and so on; 0 if this user never touched it."""
+        age = self.flat("touch_age").astype(np.int64)
+        touched = age >= 0
+        below, _ = self._count_below(np.where(touched, age, 0), touched)
+        return np.where(touched, below + 1, 0)
+
+    @cached_property
+    def log_price(self) -> Values:
+        """Natural logarithm of the price as shown, NaN if it is unknown or not positive."""
+        price = self.flat("price").astype(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(price > 0, np.log(price), np.nan).astype(np.float32)
+
+    @cached_property
+    def price_over_mean(self) -> Values:
+        """Log price less its mean over the list; 0 if unknown."""
+        member = self.in_context & np.isfinite(self.log_price)
+        known = np.where(member, self.log_price, 0).astype(np.float64)
+        total = np.bincount(self.request_of, weights=known, minlength=self.num_requests)
+        count = np.bincount(self.request_of, weights=member, minlength=self.num_requests)
+        mean = (total / np.maximum(count, 1))[self.request_of]
+        usable = np.isfinite(self.log_price) & (count > 0)[self.request_of]
+        return np.where(usable, self.log_price - mean, 0).astype(np.float32)
+
+    @cached_property
+    def price_rank(self) -> Values:
+        """Share of the list that is cheaper, mapped to [-1, 1]; 0 if the price is unknown."""
+        known = np.isfinite(self.log_price)
+        # The bit patterns of positive floats order as the floats do, so prices can be counted as integers.
+        bits = np.where(known, self.flat("price"), 0).astype(np.float32).view(np.int32).astype(np.int64)
+        below, size = self._count_below(bits, known)
+        return np.where(known & (size > 0), 2 * below / np.maximum(size, 1) - 1, 0).astype(np.float32)
+
+    def _count_below(self, value: Ids, valid: np.ndarray) -> tuple[Ids, Ids]:
+        """Count list members with a smaller value, and all list members; `value` lies in [0, 2^32)."""
+        key = (self.request_of << 32) + value
+        member = np.sort(key[valid & self.in_context])
+        edges = np.searchsorted(member, np.arange(self.num_requests + 1, dtype=np.int64) << 32)
+        return np.searchsorted(member, key) - edges[self.request_of], np.diff(edges)[self.request_of]
+
+
+class Catalog:
+    """The item, user and query tables of a samples directory, each column an array indexed by id."""
+
+    def __init__(self, samples: Path):
+        self.items = _read_by_id(samples / "items", "item_id")
+        self.users = _read_by_id(samples / "users", "user_id")
+        self.queries = _read_by_id(samples / "queries", "query_id")
+        if not self.items["item_id"].size:
+            raise InputError(f"{samples / 'items'}: no rows; make the samples again")
+
+    def price_edges(self, fallback: Values) -> np.ndarray:
+        """Return inner edges of the log-price buckets: quantiles over the items, or over `fallback` if they have no price."""
+        price = self.items.get("price", np.zeros(0, np.float32)).astype(np.float64)
+        price = price[np.isfinite(price) & (price > 0)]
+        log_price = np.log(price) if price.size else fallback[np.isfinite(fallback)].astype(np.float64)
+        if not log_price.size:
+            return np.zeros(0)
+        return np.unique(np.quantile(log_price, np.arange(1, NUM_PRICE_BUCKETS) / NUM_PRICE_BUCKETS))
+
+
+def _read_by_id(directory: Path, key: str) -> dict[str, np.ndarray]:
+    """Read a table into arrays indexed by its id: integers -1 where null, attribute lists as the first three, -1 beyond."""
+    files = sorted(directory.glob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(f) for f in files]) if files else pa.table({key: pa.array([], pa.int32())})
+    if key not in table.column_names:
+        raise InputError(f"{directory}: column {key} is missing; make the samples again")
+    ids = table[key].to_numpy().astype(np.int64)
+    num_ids = int(ids.max()) + 1 if ids.size else 0
+    out: dict[str, np.ndarray] = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_integer(column.type):
+            values = column.fill_null(-1).to_numpy().astype(np.int64)
+            out[name] = np.full(num_ids, -1, np.int64)
+        elif pa.types.is_floating(column.type):
+            values = column.to_numpy().astype(np.float32)
+            out[name] = np.full(num_ids, np.nan, np.float32)
+        elif pa.types.is_list(column.type):
+            lists = column.combine_chunks()
+            lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+            flat = lists.flatten().fill_null(-1).to_numpy(zero_copy_only=False)
+            values = np.full((len(ids), MAX_ATTRIBUTES), -1, np.int64)
+            row = np.repeat(np.arange(len(ids)), lengths)
+            slot = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            values[row[slot < MAX_ATTRIBUTES], slot[slot < MAX_ATTRIBUTES]] = flat[slot < MAX_ATTRIBUTES]
+            out[name] = np.full((num_ids, MAX_ATTRIBUTES), -1, np.int64)
+        else:
+            continue
+        out[name][ids] = values
+    return out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """What no single chunk shows: which columns hold anything, and how large the codes in them get."""
+
+    has_position: bool
+    has_price: bool
+    max_scene: int
+    max_shop: int
+    price_edges: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Feature:
+    """A feature and the function that computes it from a chunk (ids from -1, or real values)."""
+
+    field: Field | NumericField
+    compute: Callable[[Chunk], np.ndarray]
+
+
+class Encoder:
+    """Turns chunks of samples into rows of the fused table and numeric columns; `spec` says what the columns are."""
+
+    def __init__(self, catalog: Catalog, layout: Layout, domains: tuple[str, ...]):
+        self._sizes: dict[str, int] = {}
+        self._features: list[_Feature] = []
+        self._declare(catalog, layout, domains)
+        tables = tuple(Table(name=name, num_rows=rows) for name, rows in self._sizes.items())
+        self.spec = FeatureSpec(
+            tables=tables,
+            fields=tuple(f.field for f in self._features if isinstance(f.field, Field)),
+            numeric=tuple(f.field for f in self._features if isinstance(f.field, NumericField)),
+            domains=domains,
+            tasks=TASKS,
+            history_len=0,
+        )
+
+    def _declare(self, catalog: Catalog, layout: Layout, domains: tuple[str, ...]) -> None:
+        items, users, queries = catalog.items, catalog.users, catalog.queries
+
+        def add(name: str, group: Group, level: Level, table: str, size: int, compute: Callable[[Chunk], np.ndarray]) -> None:
+            self._sizes[table] = max(self._sizes.get(table, 1), size + 1)
+            self._features.append(_Feature(Field(name=name, group=group, level=level, table=table), compute))
+
+        def look_up(group: Group, level: Level, prefix: str, rows: dict[str, np.ndarray], name: str, table: str, ids) -> None:
+            """Add a column of `rows`, read at the ids that `ids` finds in a chunk; nothing where the column is absent."""
+            if name not in rows:
+                return
+            column = rows[name]
+            size = int(column.max(initial=-1)) + 1
+            if column.ndim == 1:
+                add(prefix + name, group, level, table, size, lambda c: _at(column, ids(c)))
+                return
+            for slot in range(column.shape[1]):
+                slot_name = f"{prefix}attribute_{slot + 1}"
+                add(slot_name, group, level, table, size, lambda c, slot=slot: _at(column[:, slot], ids(c)))
+
+        num_items, num_users, num_queries = (
+            len(t[k]) for t, k in ((items, "item_id"), (users, "user_id"), (queries, "query_id"))
+        )
+        user_id, query_id = (lambda c: c.request("user_id")), (lambda c: c.request("query_id"))
+        item_id, history_item_id = (lambda c: c.item_id), (lambda c: c.history_item_id)
+
+        add("user_id", "user", "request", "user", num_users, user_id)
+        look_up("user", "request", "", users, "segment", "segment", user_id)
+        look_up("user", "request", "", users, "budget", "budget", user_id)
+
+        if num_queries:
+            add("query_id", "query", "request", "query", num_queries, query_id)
+            look_up("query", "request", "query_", queries, "category_3", "category_3", query_id)
+            look_up("query", "request", "query_", queries, "brand_id", "brand", query_id)
+            look_up("query", "request", "query_", queries, "attribute_ids", "attribute", query_id)
+
+        scenes = (max(layout.max_scene, 0) // SCENE_ROUNDING + 1) * SCENE_ROUNDING  # so that compositions share one layout
+        add("domain", "domain", "request", "domain", len(domains), lambda c: c.domain)
+        add("scene", "domain", "request", "scene", scenes, lambda c: c.request("scene"))
+        if "shop_id" in items:
+            add("page_shop_id", "domain", "request", "shop", layout.max_shop + 1, lambda c: c.request("shop_id"))
+        add("hour", "domain", "request", "hour", 24, lambda c: c.request("ts") // 3600 % 24)
+
+        add("item_id", "item", "candidate", "item", num_items, item_id)
+        for name, table in (
+            ("category_1", "category_1"),
+            ("category_2", "category_2"),
+            ("category_3", "category_3"),
+            ("brand_id", "brand"),
+            ("shop_id", "shop"),
+            ("attribute_ids", "attribute"),
+        ):
+            look_up("item", "candidate", "", items, name, table, item_id)
+        if layout.has_price:
+            buckets = len(layout.price_edges) + 1
+            add("price", "item", "candidate", "price", buckets, lambda c: _bucket(c.log_price, layout.price_edges))
+        if layout.has_position:
+            add("position", "item", "candidate", "position", MAX_POSITION, lambda c: _capped(c.flat("position"), MAX_POSITION))
+        add("rank", "item", "candidate", "rank", NUM_RANK_BUCKETS, lambda c: _log_bucket(c.flat("rank"), 2, NUM_RANK_BUCKETS))
+        add("touches", "item", "candidate", "touches", 3, lambda c: np.minimum(c.flat("touches").astype(np.int64), 3) - 1)
+        add("touch_age", "item", "candidate", "touch_age", NUM_AGE_BUCKETS, lambda c: _log_bucket(c.flat("touch_age"), 1, 25))
+        add(
+            "touch_rank", "item", "candidate", "touch_rank", MAX_TOUCH_RANK, lambda c: _capped(c.touch_rank - 1, MAX_TOUCH_RANK)
+        )
+
+        add("history_item_id", "sequence", "history", "item", num_items, history_item_id)
+        look_up("sequence", "history", "history_", items, "category_3", "category_3", history_item_id)
+        look_up("sequence", "history", "history_", items, "brand_id", "brand", history_item_id)
+        add("history_event", "sequence", "history", "event", len(KINDS) * len(domains), lambda c: _event(c, len(domains)))
+
+        numeric: dict[str, Callable[[Chunk], np.ndarray]] = {}
+        if layout.has_price:
+            numeric |= {"log_price_over_mean": lambda c: c.price_over_mean, "price_rank": lambda c: c.price_rank}
+        numeric |= {
+            "log_touches": lambda c: np.log1p(np.maximum(c.flat("touches"), 0).astype(np.float32)),
+            "touch_decay": lambda c: _decay(c.flat("touch_age")),
+            "reciprocal_touch_rank": lambda c: _reciprocal(c.touch_rank),
+        }
+        if layout.has_position:
+            numeric["reciprocal_position"] = lambda c: _reciprocal(c.flat("position").astype(np.int64) + 1)
+        for name, compute in numeric.items():
+            self._features.append(_Feature(NumericField(name=name, group="item", level="candidate"), compute))
+
+    def ids(self, chunk: Chunk, level: Level, num_rows: int) -> Int32[np.ndarray, "num_rows M"]:
+        """Encode a level's categorical fields as rows of the fused table.
+
+        Raises:
+          InputError: an id that its table does not hold.
+        """
+        offsets = self.spec.table_offsets()
+        features = [f for f in self._features if isinstance(f.field, Field) and f.field.level == level]
+        out = np.empty((num_rows, len(features)), np.int32)
+        for column, feature in enumerate(features):
+            assert isinstance(feature.field, Field)
+            ids, size = feature.compute(chunk), self._sizes[feature.field.table]
+            if ids.size and not (ids.min() >= -1 and ids.max() + 1 < size):
+                worst = int(ids.max() if ids.min() >= -1 else ids.min())
+                raise InputError(
+                    f"samples: {feature.field.name} {worst} is not in its table of {size - 1}; make the samples again"
+                )
+            out[:, column] = ids + (offsets[feature.field.table] + 1)
+        return out
+
+    def numeric(self, chunk: Chunk, num_rows: int) -> Float32[np.ndarray, "num_rows P"]:
+        """Compute the candidates' numeric columns."""
+        features = [f for f in self._features if isinstance(f.field, NumericField)]
+        out = np.empty((num_rows, len(features)), np.float32)
+        for column, feature in enumerate(features):
+            out[:, column] = feature.compute(chunk)
+        return out
+
+
+def check_columns(schema: pa.Schema, file: Path) -> None:
+    """Check a samples file's columns against the declared ones.
+
+    Raises:
+      InputError: a column is missing or has another type.
+    """
+    for field in SAMPLES:
+        index = schema.get_field_index(field.name)
+        if index < 0:
+            raise InputError(f"{file}: column {field.name} is missing; make the samples again")
+        if not schema.field(index).type.equals(field.type):
+            found = schema.field(index).type
+            raise InputError(f"{file}: column {field.name} is {found}, not {field.type}; make the samples again")
+
+
+def _at(column: np.ndarray, ids: Ids) -> Ids:
+    """Read `column` at `ids`; -1 where the id is absent.
+
+    Raises:
+      InputError: an id beyond the table.
+    """
+    if ids.size and ids.max() >= len(column):
+        raise InputError(f"samples: id {int(ids.max())} is not in its table of {len(column)}; make the samples again")
+    return np.where(ids >= 0, column[np.maximum(ids, 0)], -1) if len(column) else np.full(ids.shape, -1, np.int64)
+
+
+def _bucket(values: Values, edges: np.ndarray) -> Ids:
+    return np.where(np.isfinite(values), np.searchsorted(edges, values, side="right"), -1)
+
+
+def _capped(values: np.ndarray, size: int) -> Ids:
+    return np.clip(values.astype(np.int64), -1, size - 1)
+
+
+def _log_bucket(values: np.ndarray, per_octave: int, size: int) -> Ids:
+    """Floor of `per_octave` x log2(value + 1), capped; -1 for a negative value."""
+    known = values >= 0
+    log = np.floor(per_octave * np.log2(np.where(known, values, 0).astype(np.float64) + 1)).astype(np.int64)
+    return np.where(known, np.minimum(log, size - 1), -1)
+
+
+def _event(chunk: Chunk, num_domains: int) -> Ids:
+    kind, domain = chunk.flat("history_kind").astype(np.int64), chunk.flat("history_domain").astype(np.int64)
+    return np.where((kind >= 0) & (domain >= 0), kind * num_domains + domain, -1)
+
+
+def _decay(age: np.ndarray) -> Values:
+    return np.where(age >= 0, np.exp(-np.maximum(age, 0) / TOUCH_DECAY_SECS), 0).astype(np.float32)
+
+
+def _reciprocal(rank: Ids) -> Values:
+    return np.where(rank > 0, 1 / np.maximum(rank, 1), 0).astype(np.float32)

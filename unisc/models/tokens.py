@@ -1,0 +1,75 @@
+"""The typed tokenisers of HHSFT: one token a feature group, the history's by mean and by target attention."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from unisc.data.features import GROUPS, Batch, FeatureSpec, Group
+from unisc.dims import Rows, Tokens
+from unisc.models.inputs import GroupInputs, columns, group_widths, shared_fields
+from unisc.nn.attention import sink_attention
+from unisc.nn.embedding import concat_fields, lookup, masked_mean, to_candidates
+from unisc.nn.linear import Linear
+from unisc.nn.mlp import JointMLP
+
+
+class HistoryPool(nnx.Module):
+    """What a request's history says: its mean, and what in it the candidate attends to (DIN, arXiv 1706.06978, section 4).
+
+    The query is a map of the item token plus the candidate's own embeddings in the fields that share a table with a history
+    field, so that equal ids match from the first step. The candidate's part ends in how well each shared field matched.
+    """
+
+    def __init__(self, spec: FeatureSpec, *, embed_dim: int, dim: int, rngs: nnx.Rngs):
+        self.num_fields = len(spec.at("history"))
+        self.pairs = shared_fields(spec)
+        self.query = Linear(dim, self.num_fields * embed_dim, rngs=rngs)
+        self.tie = nnx.Param(jnp.ones((len(self.pairs.candidate), 1), jnp.float32))
+
+    def __call__(self, rows: Rows, item_token: Float[Array, "B D"], batch: Batch) -> GroupInputs:
+        """Return (R, Mh E) of the request and (B, Mh E + pairs) of the candidate; zero where the history is empty."""
+        history = concat_fields(lookup(rows, batch.history_ids))
+        entries = to_candidates(history, batch.request_index)
+        mask = to_candidates(batch.history_mask, batch.request_index)
+        own = lookup(rows, columns(batch.candidate_ids, self.pairs.candidate))
+        query = self.query(item_token) + concat_fields(jnp.einsum("bpe,pm->bme", own * self.tie[...], self._to_history_field()))
+        pooled = sink_attention(jnp.einsum("bd,bsd->bs", query, entries), mask, entries)
+        by_field = pooled.reshape(pooled.shape[0], self.num_fields, -1)
+        matches = jnp.sum(own * by_field[:, np.array(self.pairs.history, np.int32)], axis=-1)
+        return GroupInputs(masked_mean(history, batch.history_mask), jnp.concatenate([pooled, matches], axis=-1))
+
+    def _to_history_field(self) -> np.ndarray:
+        """Return (pairs, Mh): 1 where a pair's history field is that field."""
+        return (np.array(self.pairs.history, np.int32)[:, None] == np.arange(self.num_fields)).astype(np.float32)
+
+
+class Tokenizers(nnx.Module):
+    """One MLP a feature group; what depends on the request alone runs once a request. A group without a field is a constant."""
+
+    def __init__(self, spec: FeatureSpec, *, embed_dim: int, hidden_dim: int, dim: int, rngs: nnx.Rngs):
+        self.history = HistoryPool(spec, embed_dim=embed_dim, dim=dim, rngs=rngs) if spec.at("history") else None
+        self.groups = nnx.List(
+            [JointMLP(*token_widths(spec, group, embed_dim), hidden_dim, dim, rngs=rngs) for group in GROUPS]
+        )
+
+    def __call__(self, rows: Rows, batch: Batch, inputs: dict[Group, GroupInputs]) -> Tokens:
+        """Return the tokens in the order of GROUPS."""
+        mlps = dict(zip(GROUPS, self.groups, strict=True))
+        tokens = {group: mlps[group](*inputs[group], batch.request_index) for group in GROUPS if group != "sequence"}
+        request, candidate = inputs["sequence"]
+        if self.history is not None:
+            pooled = self.history(rows, tokens["item"], batch)
+            request = jnp.concatenate([pooled.request, request], axis=-1)
+            candidate = jnp.concatenate([pooled.candidate, candidate], axis=-1)
+        tokens["sequence"] = mlps["sequence"](request, candidate, batch.request_index)
+        return jnp.stack([tokens[group] for group in GROUPS])
+
+
+def token_widths(spec: FeatureSpec, group: Group, embed_dim: int) -> tuple[int, int]:
+    """Return the widths of request and candidate features that a group's tokeniser sees, pooled history included."""
+    request, candidate = group_widths(spec, group, embed_dim)
+    if group == "sequence" and (num_history := len(spec.at("history"))):
+        pooled = num_history * embed_dim
+        return request + pooled, candidate + pooled + len(shared_fields(spec).candidate)
+    return request, candidate

@@ -1,0 +1,108 @@
+"""Files a killed process cannot leave half-written, and one clear line for each way a folder can fail."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from unisc.config import canonical
+from unisc.errors import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_counter = count()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write `path` into one InputError line with the remedy."""
+    try:
+        yield
+    except OSError as e:
+        reason = os.strerror(e.errno) if e.errno else str(e)
+        remedy = "free some space and type the command again" if e.errno in FULL else "give a folder that can be written"
+        raise InputError(f"{path}: cannot be written ({reason}); {remedy}") from e
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file so that a reader, even after a power cut, sees the old text or the new, never a part."""
+    with explained(path):
+        temporary = _write_beside(path, text)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Write a file atomically unless it is already there; return whether this call wrote it."""
+    with explained(path):
+        temporary = _write_beside(path, text)
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        return True
+
+
+def replace_quickly(path: Path, text: str) -> None:
+    """Replace a file atomically for readers, without the cost of a disk flush: for heartbeats and progress."""
+    with explained(path):
+        temporary = _write_beside(path, text, sync=False)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, or None where the file is missing, cut short or not an object."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def dumps(value: Mapping[str, Any]) -> str:
+    """Return one line of canonical JSON with its newline."""
+    return canonical(value) + "\n"
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents, or raise one InputError line; return the path."""
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_beside(path: Path, text: str, *, sync: bool = True) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.tmp")
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            if sync:
+                os.fsync(f.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

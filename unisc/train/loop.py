@@ -1,0 +1,260 @@
+"""The training loop. The order of its statements is the contract; nothing is hidden behind hooks."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from unisc.data.columns import Columns
+from unisc.data.features import Batch
+from unisc.data.pack import BatchShape
+from unisc.data.pipeline import PackedRequests, iterate
+from unisc.errors import InputError
+from unisc.train import state as train_state
+from unisc.train.checkpoint import Checkpoints, Counts, Saved
+from unisc.train.logger import MetricsLogger
+from unisc.train.state import TableOptimizer, TrainState
+from unisc.train.step import Hyper, StepMetrics, compiled, make_train_step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """What decides the numbers of a run, model and data aside. The horizon is `num_epochs` passes over the given requests.
+
+    The schedule rises linearly over the first `warmup_frac` of the steps, then falls to `final_frac` of the rate; the table's
+    rate follows the same shape. Labels of purchase weigh `purchase_weight` against clicks' 1. `position_dropout` is the share
+    of requests trained as if no position were known (see `unisc.data.pipeline`).
+    """
+
+    batch_candidates: int
+    learning_rate: float
+    table_learning_rate: float
+    weight_decay: float
+    purchase_weight: float
+    seed: int
+    num_epochs: int = 1
+    warmup_frac: float = 0.05
+    final_frac: float = 0.0
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    table_optimizer: TableOptimizer = "adagrad"
+    table_init_std: float = 0.05
+    clip_norm: float = 1.0
+    position_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_frac", "final_frac", "position_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)}: give a number from 0 to 1")
+        at_least = {"batch_candidates": 1, "num_epochs": 1, "seed": 0, "learning_rate": 0, "table_learning_rate": 0}
+        at_least |= {"weight_decay": 0, "purchase_weight": 0, "table_init_std": 0, "clip_norm": 0}
+        for name, least in at_least.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} {getattr(self, name)}: give a number of at least {least}")
+
+    def rate_at(self, step: int, num_steps: int) -> float:
+        """Return the schedule's factor of the rates for a step counted from 0."""
+        warmup = math.ceil(self.warmup_frac * num_steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(num_steps - warmup, 1)
+        shape = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.decay]
+        return self.final_frac + (1 - self.final_frac) * shape
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """Where and how a run happens; none of it changes a number.
+
+    `directory` receives `metrics.jsonl` and `checkpoint/`; without one nothing is written. 0 checkpoint steps
+    save none. `on_step` sees the counts after every step: progress, heartbeats, budgets.
+    """
+
+    directory: Path | None = None
+    log_every_steps: int = 50
+    checkpoint_every_steps: int = 0
+    on_step: Callable[[Counts, int], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """A trained model: the module with its final parameters, the embedding table, and what the run consumed."""
+
+    model: nnx.Module
+    state: TrainState
+    shape: BatchShape
+    counts: Counts
+    num_steps: int
+    compile_secs: float
+    loss: float
+
+
+class DivergedError(RuntimeError):
+    """The loss of a step was not a number."""
+
+
+def batch_shape(columns: Columns, batch_candidates: int) -> BatchShape:
+    """Return the shape of a run's batches; the same for every seed of one data set."""
+    return BatchShape.of(
+        columns.spec, candidates=batch_candidates, mean_list_len=columns.num_examples / max(columns.num_requests, 1)
+    )
+
+
+def train(
+    model: nnx.Module,
+    columns: Columns,
+    config: TrainConfig,
+    *,
+    embed_dim: int,
+    shape: BatchShape | None = None,
+    runtime: Runtime | None = None,
+) -> TrainResult:
+    """Train `model`, called as `model(rows, batch) -> logits`, on all of `columns`, resuming where a checkpoint stands.
+
+    `shape` overrides the batch shape, so that runs on parts of one data set can share one compiled program.
+
+    Raises:
+      DivergedError: the loss of a step is not finite; the message names the step.
+      InputError: the directory holds another run's checkpoint.
+    """
+    runtime = runtime or Runtime()
+    shape = shape or batch_shape(columns, config.batch_candidates)
+    graphdef = nnx.graphdef(model)
+    source = PackedRequests(
+        columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout
+    )
+    num_steps = len(source)
+    state = train_state.create(
+        model,
+        num_rows=columns.spec.num_rows,
+        embed_dim=embed_dim,
+        seed=config.seed,
+        table_init_std=config.table_init_std,
+        table_optimizer=config.table_optimizer,
+        clip_norm=config.clip_norm,
+    )
+
+    # 1. Compile before the clock starts, on shapes alone.
+    began = time.perf_counter()
+    step = compiled(make_train_step(graphdef, config.clip_norm), state, source[0], np.zeros(len(Hyper._fields), np.float32))
+    compile_secs = time.perf_counter() - began
+
+    # 2. Take up the last checkpoint: state, place in the data, counters and clock together.
+    batches, counts, loss, checkpoints = iterate(source), Counts(), math.nan, None
+    if runtime.directory is not None and runtime.checkpoint_every_steps:
+        identity = _identity(config, columns, shape, state)
+        checkpoints = Checkpoints(runtime.directory / "checkpoint", identity=identity)
+        saved = checkpoints.restore(state)
+        if saved is not None:
+            state, counts, data_state, loss = saved
+            batches.set_state(data_state)
+
+    log_path = None if runtime.directory is None else runtime.directory / "metrics.jsonl"
+    pending: _Pending | None = None
+    with MetricsLogger(log_path, resumed_step=counts.num_steps) as log:
+        clock = _Clock(counts)
+        while counts.num_steps < num_steps:
+            # 3. Build the next batch while the device still works on the last one.
+            batch = next(batches)
+            factor = config.rate_at(counts.num_steps, num_steps)
+            hyper = Hyper(
+                learning_rate=factor * config.learning_rate,
+                table_learning_rate=factor * config.table_learning_rate,
+                weight_decay=config.weight_decay,
+                purchase_weight=config.purchase_weight,
+            )
+            # 4. Dispatch the step, then count what it was given.
+            state, metrics = step(state, batch, np.asarray(hyper, np.float32))
+            _count(counts, batch)
+            # 5. Only now read the step before: the device was busy meanwhile.
+            previous, pending = pending, _Pending(metrics, counts.num_steps, counts.num_examples, hyper.learning_rate)
+            if previous is not None:
+                loss = previous.finite_loss()
+                if previous.step % runtime.log_every_steps == 0:
+                    log.write(previous.step, **previous.report(), **{"perf/train_secs": clock.read()})
+            # 6. Checkpoint with the clock stopped; a broken state is never saved.
+            if checkpoints is not None and counts.num_steps % runtime.checkpoint_every_steps == 0:
+                loss = pending.finite_loss()
+                clock.stop()
+                checkpoints.save(Saved(state, counts, batches.get_state(), loss))
+                clock.start()
+            if runtime.on_step is not None:
+                runtime.on_step(counts, num_steps)
+        # 7. The last step's metrics; the clock ends when its results are there.
+        jax.block_until_ready(state)
+        clock.stop()
+        if pending is not None:
+            loss = pending.finite_loss()
+            log.write(pending.step, **pending.report(), **{"perf/train_secs": counts.train_secs})
+    if checkpoints is not None:
+        checkpoints.close()
+    trained = nnx.merge(graphdef, nnx.State(state.dense), nnx.State(state.rest))
+    return TrainResult(
+        model=trained, state=state, shape=shape, counts=counts, num_steps=num_steps, compile_secs=compile_secs, loss=loss
+    )
+
+
+class _Clock:
+    """Adds the time between `start` and `stop` to the counts; runs from its making."""
+
+    def __init__(self, counts: Counts):
+        self._counts = counts
+        self.start()
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        self._counts.train_secs = self.read()
+
+    def read(self) -> float:
+        return self._counts.train_secs + time.perf_counter() - self._since
+
+
+def _count(counts: Counts, batch: Batch) -> None:
+    """Count a batch on the host, from the batch itself. A list longer than a batch counts as a request a piece."""
+    counted = np.asarray(batch.weights)[:, 0] > 0
+    counts.num_steps += 1
+    counts.num_examples += int(counted.sum())
+    counts.num_requests += int(np.asarray(batch.request_index)[counted].max(initial=-1)) + 1
+    counts.num_positives += int(np.asarray(batch.labels)[counted, 0].sum())
+
+
+class _Pending(NamedTuple):
+    """A dispatched step's metrics, and what the counters stood at."""
+
+    metrics: StepMetrics
+    step: int
+    num_examples: int
+    learning_rate: float
+
+    def finite_loss(self) -> float:
+        loss = float(self.metrics.loss)
+        if not math.isfinite(loss):
+            raise DivergedError(f"loss is {loss} at step {self.step}: lower learning_rate or table_learning_rate")
+        return loss
+
+    def report(self) -> dict[str, float]:
+        return {
+            "train/loss": float(self.metrics.loss),
+            "train/log_loss": float(self.metrics.task_log_loss[0]),
+            "train/grad_norm": float(self.metrics.grad_norm),
+            "train/learning_rate": self.learning_rate,
+            "perf/num_examples": self.num_examples,
+        }
+
+
+def _identity(config: TrainConfig, columns: Columns, shape: BatchShape, state: TrainState) -> str:
+    """Name everything a checkpoint's numbers depend on."""
+    shapes = {jax.tree_util.keystr(path): str(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    data = [columns.cache.name, columns.num_requests, columns.num_examples, columns.spec.history_len]
+    parts = [dataclasses.asdict(config), data, dataclasses.asdict(shape), shapes]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

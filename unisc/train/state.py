@@ -1,0 +1,103 @@
+"""What a step changes: dense parameters with Adam, and one fused embedding table with an optimiser that is sparse by rows."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+TableOptimizer = Literal["adagrad", "adam"]
+
+ADAM_B1, ADAM_B2, ADAM_EPS = 0.9, 0.99, 1e-8
+"""b2 below the usual .999: a short run's second moments must settle within some hundred steps."""
+ADAGRAD_EPS = 1e-10
+TABLE_STREAM = 1
+
+
+class TrainState(NamedTuple):
+    """Everything a step reads and writes; plain containers, since their flattening is on every step's path.
+
+    `dense` are the model's parameters and `rest` its other variables (dropout keys, say) as nested dictionaries, `moments` the
+    state of Adam on the former. `table` is (rows, E); `table_moments` are per row: (rows,) sums for Adagrad; m, v and touches
+    for Adam.
+    """
+
+    step: Int[Array, ""]
+    dense: dict[Any, Any]
+    rest: dict[Any, Any]
+    moments: optax.OptState
+    table: Float[Array, "V E"]
+    table_moments: dict[str, Array]
+
+
+def dense_optimizer(clip_norm: float) -> optax.GradientTransformation:
+    """Return clipping and Adam without a rate: the step scales by one given as an argument, so that none is compiled in."""
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.scale_by_adam(b1=ADAM_B1, b2=ADAM_B2, eps=ADAM_EPS))
+
+
+def create(
+    model: nnx.Module,
+    *,
+    num_rows: int,
+    embed_dim: int,
+    seed: int,
+    table_init_std: float,
+    table_optimizer: TableOptimizer,
+    clip_norm: float,
+) -> TrainState:
+    """Start a run from a model's initial parameters and a table drawn by `seed`, normal with deviation `table_init_std`."""
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    # Copied, since the step gives its state's buffers away while the caller keeps the model.
+    dense = jax.tree.map(jnp.copy, nnx.to_pure_dict(params))
+    # Drawn by numpy: nothing to compile, and a sweep starts hundreds of runs.
+    draws = np.random.default_rng([seed, TABLE_STREAM]).standard_normal((num_rows, embed_dim), np.float32)
+    per_row, per_value = np.zeros(num_rows, np.float32), np.zeros((num_rows, embed_dim), np.float32)
+    moments = {"sum": per_row} if table_optimizer == "adagrad" else {"m": per_value, "v": per_value, "touches": per_row}
+    return TrainState(
+        step=jnp.asarray(np.int32(0)),
+        dense=dense,
+        rest=jax.tree.map(jnp.copy, nnx.to_pure_dict(rest)),
+        moments=dense_optimizer(clip_norm).init(dense),
+        table=jnp.array(np.float32(table_init_std) * draws),
+        table_moments={name: jnp.array(zeros) for name, zeros in moments.items()},
+    )
+
+
+def read_rows(table: Float[Array, "V E"], unique_rows: Int[Array, "U"]) -> Float[Array, "U E"]:
+    """Read the rows a batch touches; padding reads 0."""
+    return table.at[unique_rows].get(mode="fill", fill_value=0)
+
+
+def update_rows(
+    table: Float[Array, "V E"],
+    moments: dict[str, Array],
+    unique_rows: Int[Array, "U"],
+    rows: Float[Array, "U E"],
+    grads: Float[Array, "U E"],
+    rate: Float[Array, ""],
+) -> tuple[Float[Array, "V E"], dict[str, Array]]:
+    """Step the touched rows, at a cost of rows touched: row-wise Adagrad, or Adam whose bias correction counts a row's touches.
+
+    Other rows keep their values and moments: this is not the optimiser that dense Adam is on the same table. A row that the
+    batch names without a gradient (its candidates have no weight) is left alone too.
+    """
+    out, touched = {}, jnp.any(grads != 0, axis=-1)
+    if "sum" in moments:
+        total = moments["sum"].at[unique_rows].get(mode="fill", fill_value=0) + jnp.mean(jnp.square(grads), axis=-1)
+        out["sum"] = moments["sum"].at[unique_rows].set(total, mode="drop")
+        delta = grads * jax.lax.rsqrt(total + ADAGRAD_EPS**2)[:, None]
+    else:
+        m, v, touches = (moments[k].at[unique_rows].get(mode="fill", fill_value=0) for k in ("m", "v", "touches"))
+        keep = touched[:, None]
+        m = jnp.where(keep, ADAM_B1 * m + (1 - ADAM_B1) * grads, m)
+        v = jnp.where(keep, ADAM_B2 * v + (1 - ADAM_B2) * jnp.square(grads), v)
+        touches = touches + touched
+        age = jnp.maximum(touches, 1.0)[:, None]
+        delta = (m / (1 - ADAM_B1**age)) / (jnp.sqrt(v / (1 - ADAM_B2**age)) + ADAM_EPS)
+        delta = jnp.where(keep, delta, 0.0)
+        for name, value in (("m", m), ("v", v), ("touches", touches)):
+            out[name] = moments[name].at[unique_rows].set(value, mode="drop")
+    return table.at[unique_rows].set(rows - rate * delta, mode="drop"), out
