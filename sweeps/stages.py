@@ -98,7 +98,9 @@ def make_samples(logs: Path, out: Path, compositions: Sequence[str], stages: Sta
     for name, m in made.items():
         wanted = {**to_plain(config), "composition": name, "logs": fingerprint}
         if m["config"] != wanted:
-            raise InputError(f"{out / name}: samples of other logs or another version; remove {out.parent} or give another --work")
+            raise InputError(
+                f"{out / name}: samples of other logs or another version; remove {out.parent} or give another --work"
+            )
     return made
 
 

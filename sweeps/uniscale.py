@@ -6,7 +6,7 @@ logs, samples, runs, laws, figures. Every step leaves finished files, so a study
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -171,20 +171,27 @@ def study(*, preset: str, out: Path, work: Path, workers: int) -> Path:
         logs = make_logs(shop_preset(chosen.shop, seed=0, requests=chosen.requests), work / "logs", stages)
     with stages("samples"):
         samples = make_samples(work / "logs", work / "samples", chosen.compositions, stages)
-    facts = {
-        "preset": preset,
-        "source": "marketplace",
-        "domains": logs["domains"],
-        "stationary": chosen.shop == "stationary",
-        "logs": {"fingerprint": logs["fingerprint"], "config": logs["config"], "counts": logs["counts"]},
-        "volumes": volumes(samples),
-    }
     planned = runs(chosen, work, {name: m["fingerprint"] for name, m in samples.items()})
+
+    def facts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {
+            "preset": preset,
+            "source": "marketplace",
+            "domains": logs["domains"],
+            "stationary": chosen.shop == "stationary",
+            "logs": {"fingerprint": logs["fingerprint"], "config": logs["config"], "counts": logs["counts"]},
+            "volumes": volumes(samples),
+            "oracle": oracle(records[0]),
+        }
+
     return finish(planned, work, out, stages, facts)
 
 
-def finish(planned: Sequence[Run], work: Path, out: Path, stages: Stages, facts: Mapping[str, Any]) -> Path:
-    """Run what is planned, write `study.json` and the report; return the page's path."""
+Facts = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
+
+
+def finish(planned: Sequence[Run], work: Path, out: Path, stages: Stages, facts: Facts) -> Path:
+    """Run what is planned, write `study.json` (what `facts` makes of the records) and the report; return the page's path."""
     from analysis import report
     from unisc.sweep.launch.local import run_sweep
 
@@ -197,9 +204,8 @@ def finish(planned: Sequence[Run], work: Path, out: Path, stages: Stages, facts:
     if not records:
         raise InputError(f"{work / 'sweep'}: no run finished; read the log.txt of a run, then type the same command again")
     with stages("report"):
-        stages.write_facts({**facts, **oracle(records)})
+        stages.write_facts(facts(records))
         page = report.build_from(work, out)
-    stages.write_facts({**facts, **oracle(records)})
     sys.stdout.write(f"report: {page}\n")
     return page
 
@@ -216,9 +222,6 @@ def volumes(samples: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int
     }
 
 
-def oracle(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the best possible ranker would score on the test lists; the same for every record."""
-    metrics = records[0]["metrics"]
-    if "eval/oracle/log_loss" not in metrics:
-        return {}
-    return {"oracle": {key: metrics[f"eval/oracle/{key}"] for key in ("log_loss", "auc_roc")}}
+def oracle(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the best possible ranker would score on the test lists; every record holds the same."""
+    return {key: record["metrics"][f"eval/oracle/{key}"] for key in ("log_loss", "auc_roc")}

@@ -99,7 +99,7 @@ def _pairs(events: ir.Table, train: ir.Table, requests: ir.Table, logs: Logs, co
         [
             candidates.own_user == events.user_id,
             candidates.own_item == events.item_id,
-            candidates.request_ts <= events.ts,
+            candidates.request_ts < events.ts,
         ],
     )
     pairs = pairs.filter(_within(pairs, pairs.request_ts, config))

@@ -15,6 +15,7 @@ from unisc.errors import InputError
 
 _ENGINE_SHARE = 0.7
 """Share of the memory allowance given to the engine; the rest is for Arrow buffers and packing."""
+_DISK = ("Could not write file", "No space left", "File too large")
 
 
 class Session:
@@ -73,7 +74,10 @@ def engine_errors(memory: int, out: Path) -> Iterator[None]:
         yield
     except duckdb.OutOfMemoryException as e:
         raise InputError(f"memory {memory >> 20} MiB: not enough for these logs; give a larger --memory") from e
-    except duckdb.IOException as e:
+    except duckdb.Error as e:
+        # A full disk shows as an error of input, of the transaction or of the whole database, whichever met it first.
+        if not isinstance(e, duckdb.IOException) and not any(words in str(e) for words in _DISK):
+            raise
         raise InputError(f"{out}: cannot be built ({_line(e)}); free disk space or check the log files") from e
     except OSError as e:
         raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e

@@ -83,6 +83,17 @@ def test_list_context_is_the_shown_list(one_request):
     assert numeric(one_request, "price_rank")[:4] == pytest.approx([-1, 0, 0, 0])  # one of two known prices is lower
 
 
+def test_the_last_event_on_a_candidate_and_the_slots_below_it(tiny, tmp_path):
+    row = tiny.request(
+        item_id=[10, 11, 12, 13], exposed=[True, True, True, False], position=[0, 1, 2, -1], touches=[0, 2, 1, 1],
+        touch_age=[-1, 5, 60, 5], history=[(11, 2, 1, 5), (13, 0, 0, 5), (12, 1, 0, 60), (11, 0, 0, 90)],
+    )  # fmt: skip
+    columns = load(tiny.write_samples(tmp_path / "s", train=[row], test=[row]), "train", history_len=4)
+    # A code is kind x 3 domains + domain, counted from 1: a purchase in the second domain, a cart and a click in the first.
+    assert ids(columns, "candidate", "touch_event") == [0, 2 * 3 + 1 + 1, 1 * 3 + 0 + 1, 1]
+    assert ids(columns, "candidate", "steps_below") == [8, 9, 10, 0]  # 9 is the touched slot itself, 0 not shown
+
+
 def test_a_list_of_which_nothing_was_shown_is_its_own_context(one_request):
     assert numeric(one_request, "price_rank")[4:] == pytest.approx([0, -1])
     assert one_request.labels[:4].tolist() == [[0, 0], [1, 1], [0, 0], [0, 0]]
@@ -112,7 +123,9 @@ def test_a_catalog_of_bare_ids_gives_the_fields_that_remain(tiny, tmp_path):
     bare = {"items": {"item_id": np.arange(3)}, "users": {"user_id": np.arange(1)}, "queries": {"query_id": np.arange(0)}}
     columns = load(tiny.write_samples(tmp_path / "s", train=rows, test=rows, **bare), "train", history_len=2)
     assert [f.name for f in columns.spec.at("request")] == ["user_id", "domain", "scene", "hour"]
-    assert [f.name for f in columns.spec.at("candidate")] == ["item_id", "rank", "touches", "touch_age", "touch_rank"]
+    assert [f.name for f in columns.spec.at("candidate")] == [
+        "item_id", "rank", "touches", "touch_age", "touch_rank", "touch_event"
+    ]  # fmt: skip
     assert [f.name for f in columns.spec.at("history")] == ["history_item_id", "history_event"]
     assert [f.name for f in columns.spec.numeric] == ["log_touches", "touch_decay", "reciprocal_touch_rank"]
     assert columns.history_fields.shape == (0, 2)

@@ -65,6 +65,7 @@ def test_reader_threads_give_the_same_batches(columns, shape):
 def test_position_dropout_hides_whole_requests_and_nothing_else(columns, shape):
     plain, dropped = (PackedRequests(columns, shape, seed=1, position_dropout=p) for p in (0.0, 0.4))
     position = [f.name for f in columns.spec.at("candidate")].index("position")
+    steps = [f.name for f in columns.spec.at("candidate")].index("steps_below")
     reciprocal = [f.name for f in columns.spec.numeric].index("reciprocal_position")
     not_shown = columns.spec.table_offsets()["position"]
     hidden = total = 0
@@ -78,7 +79,8 @@ def test_position_dropout_hides_whole_requests_and_nothing_else(columns, shape):
         for request in np.unique(a.request_index[real]):
             of_request = shown & (a.request_index == request)
             assert gone[of_request].all() or not gone[of_request].any()
-        kept = np.arange(fields_a.shape[1]) != position
+        assert (fields_b[gone, steps] == columns.spec.table_offsets()["steps_below"]).all()
+        kept = ~np.isin(np.arange(fields_a.shape[1]), [position, steps])
         np.testing.assert_array_equal(fields_a[real][:, kept], fields_b[real][:, kept])
         hidden, total = hidden + gone.sum(), total + shown.sum()
     assert 0.25 < hidden / total < 0.55

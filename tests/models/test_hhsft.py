@@ -241,11 +241,11 @@ def test_it_learns_a_small_set_by_heart(make_spec, make_batch, make_rows, isolat
         return optax.apply_updates(params, updates), state, loss
 
     state, losses = optimizer.init(params), []
-    for _ in range(150):
+    for _ in range(120):
         params, state, loss = step(params, state)
         losses.append(float(loss))
     assert losses[0] == pytest.approx(np.log(2), abs=0.1)
-    assert losses[-1] < 0.05
+    assert losses[-1] < 0.1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -33,35 +32,27 @@ def test_one_width_can_grow_alone():
     assert grown["hfa"]["s"] == grown["gfa"]["s"] == grown["both"]["s"]
     assert {c.gfa_dim for c in grown["hfa"].values()} == {grown["both"]["s"].gfa_dim}
     assert {c.hfa_dim for c in grown["gfa"].values()} == {grown["both"]["s"].hfa_dim}
-    for wrong in ({"grow": "all"}, {"base": "huge"}):
-        with pytest.raises(InputError, match="unknown"):
-            hhsft_ladder(embed_dim=8, **wrong)
+    with pytest.raises(InputError, match="base: unknown size 'huge'; give one of xxs"):
+        hhsft_ladder(embed_dim=8, base="huge")
 
 
 def test_one_step_of_one_rate_moves_every_size_alike(make_spec, make_batch, make_rows):
-    """Without the width rule of `unisc.nn.linear` the move grows with width, here about tenfold."""
+    """Without the width rule of `unisc.nn.linear` the move grows with width, here about sixfold."""
     spec = make_spec()
     batch = make_batch(spec, num_candidates=96)
     rows, moved = make_rows(batch, 8), {}
-    for name in ("xs", "l", "xxl"):
+    for name in ("xs", "xl"):
         graphdef, params = nnx.split(hhsft.HHSFT(hhsft_ladder(embed_dim=8)[name], spec, rngs=nnx.Rngs(0)))
 
-        def score(params, graphdef=graphdef):
-            return nnx.merge(graphdef, params)(rows, batch)
-
         @jax.jit
-        def four_steps(params, score=score):
-            optimizer = optax.adam(3e-3)
+        def move(params, graphdef=graphdef):
+            def score(params):
+                return nnx.merge(graphdef, params)(rows, batch)
 
-            def step(carry, _):
-                params, state = carry
-                grads = jax.grad(lambda p: bce(score(p), batch.labels, batch.weights))(params)
-                with jax.numpy_dtype_promotion("standard"):
-                    updates, state = optimizer.update(grads, state)
-                return (optax.apply_updates(params, updates), state), None
-
-            (after, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=4)
+            grads = jax.grad(lambda p: bce(score(p), batch.labels, batch.weights))(params)
+            # Adam's first step: every entry by the rate, against its gradient's sign.
+            after = jax.tree.map(lambda p, g: p - 0.003 * jnp.sign(g), params, grads)
             return jnp.sqrt(jnp.mean((score(after) - score(params)) ** 2))
 
-        moved[name] = float(four_steps(params))
+        moved[name] = float(move(params))
     assert max(moved.values()) / min(moved.values()) < 2.5, moved

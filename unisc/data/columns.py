@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int8, Int32, Int64
 
 from unisc.data import manifest
-from unisc.data.encode import ENCODING_VERSION, TASKS, Catalog, Chunk, Encoder, Layout, check_columns
+from unisc.data.chunk import Chunk
+from unisc.data.encode import ENCODING_VERSION, TASKS, Catalog, Encoder, Layout, check_columns
 from unisc.data.features import FeatureSpec, Field, NumericField, Table
 from unisc.errors import InputError
 

@@ -1,24 +1,23 @@
 """Which features a samples directory offers, and how each is computed from what was known when the request came in.
 
-Categorical ids are stored one up, so that 0 stands for an absent value. List context (price and touch ranks) is taken over the
-shown list, which the pre-ranker has fixed before anything is clicked; a list of which nothing was shown is its own context.
+Categorical ids are stored one up, so that 0 stands for an absent value.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32
 
+from unisc.data.chunk import Chunk, Ids, Values
 from unisc.data.features import FeatureSpec, Field, Group, Level, NumericField, Table
 from unisc.data.schema import KINDS, SAMPLES
 from unisc.errors import InputError
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Raised by hand whenever a feature changes its meaning, so that no old column cache is read as the new encoding."""
 
 TASKS = ("click", "purchase")
@@ -30,103 +29,7 @@ NUM_RANK_BUCKETS = 16
 NUM_AGE_BUCKETS = 25
 TOUCH_DECAY_SECS = 86_400.0
 SCENE_ROUNDING = 16
-
-Ids = Int64[np.ndarray, " N"]
-Values = Float32[np.ndarray, " N"]
-
-
-class Chunk:
-    """Some rows of a samples table as flat arrays; absent integers are -1, absent prices NaN."""
-
-    def __init__(self, rows: pa.RecordBatch, domains: tuple[str, ...]):
-        self.rows = rows
-        self.num_requests = rows.num_rows
-        codes = rows.column("domain").dictionary_encode()
-        names = codes.dictionary.to_pylist()
-        for name in names:
-            if name not in domains:
-                raise InputError(f"samples: domain {name!r} is not one of the manifest's {list(domains)}; make them again")
-        self.domain = np.array([domains.index(name) for name in names], np.int64)[np.asarray(codes.indices)]
-        self.candidate_offsets = self._offsets("item_id")
-        self.history_offsets = self._offsets("history_item_id")
-        self.request_of = np.repeat(np.arange(self.num_requests), np.diff(self.candidate_offsets))
-
-    def _offsets(self, name: str) -> Int64[np.ndarray, " Q1"]:
-        lengths = self.rows.column(name).value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-
-    def request(self, name: str) -> Ids:
-        """Return an integer column known once a request, -1 where null."""
-        return self.rows.column(name).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-
-    def flat(self, name: str) -> np.ndarray:
-        """Return a list column laid end to end; its lengths must be those of the other lists of its kind."""
-        values = self.rows.column(name).flatten()
-        expected = self.history_offsets[-1] if name.startswith("history_") else self.candidate_offsets[-1]
-        if len(values) != expected:
-            raise InputError(f"samples: lists of {name} and of item ids differ in length; make the samples again")
-        if pa.types.is_floating(values.type):
-            return values.fill_null(np.nan).to_numpy(zero_copy_only=False)
-        return values.fill_null(pa.scalar(-1 if pa.types.is_integer(values.type) else False, values.type)).to_numpy(
-            zero_copy_only=False
-        )
-
-    @cached_property
-    def item_id(self) -> Ids:
-        return self.flat("item_id").astype(np.int64)
-
-    @cached_property
-    def history_item_id(self) -> Ids:
-        return self.flat("history_item_id").astype(np.int64)
-
-    @cached_property
-    def in_context(self) -> np.ndarray:
-        """Which candidates form the list the others are compared with: the shown ones, or all if none was shown."""
-        exposed = self.flat("exposed").astype(bool)
-        num_shown = np.bincount(self.request_of, weights=exposed, minlength=self.num_requests)
-        return exposed | (num_shown == 0)[self.request_of]
-
-    @cached_property
-    def touch_rank(self) -> Ids:
-        """1 for the most recently touched candidate of the list, and so on; 0 if this user never touched it."""
-        age = self.flat("touch_age").astype(np.int64)
-        touched = age >= 0
-        below, _ = self._count_below(np.where(touched, age, 0), touched)
-        return np.where(touched, below + 1, 0)
-
-    @cached_property
-    def log_price(self) -> Values:
-        """Natural logarithm of the price as shown, NaN if it is unknown or not positive."""
-        price = self.flat("price").astype(np.float32)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(price > 0, np.log(price), np.nan).astype(np.float32)
-
-    @cached_property
-    def price_over_mean(self) -> Values:
-        """Log price less its mean over the list; 0 if unknown."""
-        member = self.in_context & np.isfinite(self.log_price)
-        known = np.where(member, self.log_price, 0).astype(np.float64)
-        total = np.bincount(self.request_of, weights=known, minlength=self.num_requests)
-        count = np.bincount(self.request_of, weights=member, minlength=self.num_requests)
-        mean = (total / np.maximum(count, 1))[self.request_of]
-        usable = np.isfinite(self.log_price) & (count > 0)[self.request_of]
-        return np.where(usable, self.log_price - mean, 0).astype(np.float32)
-
-    @cached_property
-    def price_rank(self) -> Values:
-        """Share of the list that is cheaper, mapped to [-1, 1]; 0 if the price is unknown."""
-        known = np.isfinite(self.log_price)
-        # The bit patterns of positive floats order as the floats do, so prices can be counted as integers.
-        bits = np.where(known, self.flat("price"), 0).astype(np.float32).view(np.int32).astype(np.int64)
-        below, size = self._count_below(bits, known)
-        return np.where(known & (size > 0), 2 * below / np.maximum(size, 1) - 1, 0).astype(np.float32)
-
-    def _count_below(self, value: Ids, valid: np.ndarray) -> tuple[Ids, Ids]:
-        """Count list members with a smaller value, and all list members; `value` lies in [0, 2^32)."""
-        key = (self.request_of << 32) + value
-        member = np.sort(key[valid & self.in_context])
-        edges = np.searchsorted(member, np.arange(self.num_requests + 1, dtype=np.int64) << 32)
-        return np.searchsorted(member, key) - edges[self.request_of], np.diff(edges)[self.request_of]
+MAX_STEPS_BELOW = 8
 
 
 class Catalog:
@@ -282,10 +185,15 @@ class Encoder:
             "touch_rank", "item", "candidate", "touch_rank", MAX_TOUCH_RANK, lambda c: _capped(c.touch_rank - 1, MAX_TOUCH_RANK)
         )
 
+        add("touch_event", "item", "candidate", "event", len(KINDS) * len(domains), lambda c: c.last_event(len(domains)))
+        if layout.has_position:
+            size = 2 * MAX_STEPS_BELOW + 1
+            add("steps_below", "item", "candidate", "steps_below", size, lambda c: _steps(c.steps_below, MAX_STEPS_BELOW))
+
         add("history_item_id", "sequence", "history", "item", num_items, history_item_id)
         look_up("sequence", "history", "history_", items, "category_3", "category_3", history_item_id)
         look_up("sequence", "history", "history_", items, "brand_id", "brand", history_item_id)
-        add("history_event", "sequence", "history", "event", len(KINDS) * len(domains), lambda c: _event(c, len(domains)))
+        add("history_event", "sequence", "history", "event", len(KINDS) * len(domains), lambda c: c.history_event(len(domains)))
 
         numeric: dict[str, Callable[[Chunk], np.ndarray]] = {}
         if layout.has_price:
@@ -370,9 +278,10 @@ def _log_bucket(values: np.ndarray, per_octave: int, size: int) -> Ids:
     return np.where(known, np.minimum(log, size - 1), -1)
 
 
-def _event(chunk: Chunk, num_domains: int) -> Ids:
-    kind, domain = chunk.flat("history_kind").astype(np.int64), chunk.flat("history_domain").astype(np.int64)
-    return np.where((kind >= 0) & (domain >= 0), kind * num_domains + domain, -1)
+def _steps(values: np.ndarray, most: int) -> Ids:
+    """Signed steps capped at `most` either way, counted from 0; -1 where NaN."""
+    known = np.isfinite(values)
+    return np.where(known, np.clip(np.where(known, values, 0), -most, most) + most, -1).astype(np.int64)
 
 
 def _decay(age: np.ndarray) -> Values:

@@ -17,6 +17,10 @@ REQUEST_SLACK = 1.25
 """Request slots over the mean number of requests a full batch holds: room for batches of short lists."""
 
 
+POSITION_FIELDS = ("position", "steps_below")
+"""Candidate fields that only a shown candidate has; each is the name of its table, whose row 0 stands for not shown."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchShape:
     """The static sizes of a batch: candidates (B), requests (R) and distinct rows of the fused table (U)."""
@@ -103,8 +107,7 @@ class Packer:
         self._scratch = threading.local()
         offsets = self.spec.table_offsets()
         names = [f.name for f in self.spec.at("candidate")]
-        self._position_field = names.index("position") if "position" in names else None
-        self._not_shown = offsets.get("position", 0)
+        self._position_fields = [(names.index(name), offsets[name]) for name in POSITION_FIELDS if name in names]
         numeric = [f.name for f in self.spec.numeric_at("candidate")]
         self._position_numeric = numeric.index("reciprocal_position") if "reciprocal_position" in numeric else None
 
@@ -146,8 +149,8 @@ class Packer:
         request_index[:n] = np.repeat(np.arange(q), views.length)
         if views.hide_position.any():
             hidden = np.flatnonzero(views.hide_position[request_index[:n]])
-            if self._position_field is not None:
-                candidate_ids[hidden, self._position_field] = self._not_shown
+            for column, absent in self._position_fields:
+                candidate_ids[hidden, column] = absent
             if self._position_numeric is not None:
                 candidate_numeric[hidden, self._position_numeric] = 0
         domain = np.zeros(b, np.int32)

@@ -4,6 +4,7 @@
 
 HFA keeps projections per token type and attends over all tokens; GFA forms composite tokens from all of them at once. DREF
 routes a sample to a shared expert and its own domain's; DAPGA lets it look at the other domains' views without training them.
+The figure draws no residual paths; HFA, the FFN of GFA and DREF have them here, since without them short runs barely learn.
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ class HHSFTConfig:
     num_hfa_layers: int = 1
     num_gfa_sets: int = 4
     num_gfa_heads: int = 2
+    token_multiplier: int = 4
     ffn_multiplier: int = 2
     expert_multiplier: int = 2
 
@@ -78,7 +80,7 @@ class HHSFTConfig:
     @property
     def token_hidden(self) -> int:
         """Hidden width of a tokeniser."""
-        return self.ffn_multiplier * self.hfa_dim
+        return self.token_multiplier * self.hfa_dim
 
     @property
     def expert_hidden(self) -> int:
@@ -112,14 +114,16 @@ class GFA(nnx.Module):
     def __init__(self, config: HHSFTConfig, *, rngs: nnx.Rngs):
         self.num_sets, self.num_heads, self.dim = config.num_gfa_sets, config.num_gfa_heads, config.gfa_dim
         self.qkv = Linear(len(GROUPS) * config.hfa_dim, 3 * self.num_sets * self.dim, bias=False, rngs=rngs)
-        self.ffn = MLP(self.num_sets * self.dim, config.ffn_multiplier * self.dim, self.dim, rngs=rngs)
+        self.out = Linear(self.num_sets * self.dim, self.dim, bias=False, rngs=rngs)
+        self.ffn = MLP(self.dim, config.ffn_multiplier * self.dim, self.dim, rngs=rngs)
 
     def __call__(self, x: Tokens) -> Float[Array, "B F"]:
         batch = x.shape[1]
         whole = rms_norm(x).swapaxes(0, 1).reshape(batch, -1)
         qkv = self.qkv(whole).reshape(batch, 3, self.num_sets, self.num_heads, self.dim // self.num_heads)
-        attended = attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
-        return self.ffn(attended.reshape(batch, self.num_sets * self.dim))
+        sets = attention(qkv[:, 0], qkv[:, 1], qkv[:, 2]).reshape(batch, self.num_sets * self.dim)
+        fused = self.out(sets)
+        return fused + self.ffn(rms_norm(fused))
 
 
 class SharedExpert(nnx.Module):
@@ -129,7 +133,7 @@ class SharedExpert(nnx.Module):
         self.shared = MLP(config.gfa_dim, shared_hidden(config, spec), config.gfa_dim, rngs=rngs)
 
     def __call__(self, z: Float[Array, "B D"], one_hot: Float[Array, "G B 1"]) -> Float[Array, "B D"]:
-        return self.shared(rms_norm(z))
+        return z + self.shared(rms_norm(z))
 
 
 class DREF(nnx.Module):
@@ -144,7 +148,7 @@ class DREF(nnx.Module):
     def __call__(self, z: Float[Array, "B D"], one_hot: Float[Array, "G B 1"]) -> Float[Array, "B D"]:
         x = rms_norm(z)
         gate = jax.nn.softmax(self.gate(x), axis=-1)
-        return gate[:, :1] * self.shared(x) + gate[:, 1:] * self.experts.own(x, one_hot)
+        return z + gate[:, :1] * self.shared(x) + gate[:, 1:] * self.experts.own(x, one_hot)
 
 
 class DAPGA(nnx.Module):
@@ -257,12 +261,12 @@ def num_params(config: HHSFTConfig, spec: FeatureSpec) -> ParamCount:
     tokens = 0
     for i in range(num_types):
         width = sum(token_widths(spec, GROUPS[i], config.embed_dim))
-        tokens += mlp_params(width, config.ffn_multiplier * hfa, hfa, outer_bias=True) if width else hfa
+        tokens += mlp_params(width, config.token_hidden, hfa, outer_bias=True) if width else hfa
     if num_history:
         tokens += (hfa + 1) * num_history * config.embed_dim + len(shared_fields(spec).candidate)
     hfa_layer = num_types * (4 * hfa * hfa + mlp_params(hfa, config.ffn_multiplier * hfa, hfa))
     composite = config.num_gfa_sets * gfa
-    gfa_layer = 3 * num_types * hfa * composite + mlp_params(composite, config.ffn_multiplier * gfa, gfa)
+    gfa_layer = (3 * num_types * hfa + gfa) * composite + mlp_params(gfa, config.ffn_multiplier * gfa, gfa)
     parts = _domain_params(config, spec, config.isolation)
     dense = (
         tokens
@@ -290,11 +294,12 @@ def flops_per_example(config: HHSFTConfig, spec: FeatureSpec) -> FlopCount:
             candidate += mlp_flops(in_candidate, hidden, hfa)
         elif in_request:
             request += 2 * hidden * hfa
-    layer = num_types * (8 * hfa * hfa + mlp_flops(hfa, hidden, hfa)) + 4 * num_types * num_types * hfa
+    layer = num_types * (8 * hfa * hfa + mlp_flops(hfa, config.ffn_multiplier * hfa, hfa)) + 4 * num_types * num_types * hfa
     composite = config.num_gfa_sets * gfa
     candidate += config.num_hfa_layers * layer
     candidate += 6 * num_types * hfa * composite + 4 * config.num_gfa_sets * composite
-    candidate += mlp_flops(composite, config.ffn_multiplier * gfa, gfa) + mlp_flops(gfa, shared_hidden(config, spec), gfa)
+    candidate += 2 * composite * gfa + mlp_flops(gfa, config.ffn_multiplier * gfa, gfa)
+    candidate += mlp_flops(gfa, shared_hidden(config, spec), gfa)
     private = 0
     if config.has_dref:
         candidate += mlp_flops(gfa, gfa, 2)

@@ -29,10 +29,8 @@ def hhsft_ladder(
     `grow` "hfa" or "gfa" grows that width alone and holds the other at the `base` size, as in figure 4 of UniScale.
 
     Raises:
-      InputError: unknown `grow` or `base`.
+      InputError: unknown `base`.
     """
-    if grow not in ("both", "hfa", "gfa"):
-        raise InputError(f"grow: unknown {grow!r}; give one of both, hfa, gfa")
     if base not in RUNGS:
         raise InputError(f"base: unknown size {base!r}; give one of {', '.join(RUNGS)}")
     fixed = RUNGS[base]

@@ -37,6 +37,8 @@ def built(tmp_path_factory, make_shop, read_samples):
     shop.event(u, 20, T + 60, "shop")  # no_impression_list
     before = shop.request(u, T - 100, shown=[10, 1, 2, 3, 4, 5, 6, 7, 8], query=own)
     shop.event(u, 10, T - 90, request=before)
+    beside = shop.request(u, T - 50, shown=[10, 1], query=rare)
+    shop.event(u, 10, T, request=beside)  # in the second of the feed request: not before it
 
     u = shop.user()
     made.alone = shop.request(u, T, shown=[15, 20], domain="shop")
@@ -79,7 +81,7 @@ def built(tmp_path_factory, make_shop, read_samples):
 
 def test_negatives_are_similar_unclicked_items_of_the_same_list_most_similar_first(built):
     row = built.pseudo[built.users[built.made.feed], 10]
-    # 8 train searches show 16 items, so 2 x 2 - 1 = 3 negatives. Scores: 11 shares three category levels, brand and two words
+    # 9 train searches show 18 items, so 2 x 2 - 1 = 3 negatives. Scores: 11 shares three category levels, brand and two words
     # (6), 12 levels and brand (4), 13 two levels and a word (3), 14 the brand (1); 15 shares words alone and 16 was clicked.
     assert list(row["candidates"]) == [13, 12, 11, 10], "in the order they were shown"
     negative = row["candidates"][11]
