@@ -62,7 +62,7 @@ PRESETS = MappingProxyType(
         "smoke": Preset(
             shop="default",
             requests=3_000,
-            sizes=SIZES[0:3:2],
+            sizes=SIZES[:5:2],
             fractions=(0.25, 1.0),
             seeds=(0,),
             ablation_size=SIZES[2],

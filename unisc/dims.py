@@ -14,9 +14,6 @@ Rows = Float[Array, "U E"]
 Logits = Float[Array, "B tasks"]
 """One score a candidate and task; sigmoid gives a probability."""
 
-PerCandidate = Float[Array, "B D"]
-PerRequest = Float[Array, "R D"]
-
 Tokens = Float[Array, "T B D"]
 """Typed tokens; the type leads, so that each type's projection is one large matrix product."""
 

@@ -26,8 +26,9 @@ def deeper(config, replaced):
 @pytest.mark.parametrize("isolation", hhsft.ISOLATIONS)
 def test_hhsft_parameters_are_counted_exactly(make_spec, replaced, isolation):
     sizes = list(hhsft_ladder(embed_dim=E, isolation=isolation).values())
-    for spec in specs(make_spec):
-        for config in (*sizes, deeper(sizes[2], replaced)):
+    full, bare = specs(make_spec)
+    for spec, configs in ((full, sizes), (bare, [sizes[0], deeper(sizes[2], replaced)])):
+        for config in configs:
             count = hhsft.num_params(config, spec)
             model = nnx.eval_shape(lambda c=config, s=spec: hhsft.HHSFT(c, s, rngs=nnx.Rngs(0)))
             assert count.dense == num_dense(model)
@@ -68,12 +69,11 @@ def test_hhsft_flops_equal_the_matrix_products_of_its_trace(
     make_spec, make_batch, make_rows, replaced, num_matmul_flops, isolation
 ):
     sizes = hhsft_ladder(embed_dim=E, isolation=isolation)
-    for spec in specs(make_spec):
+    for spec, config in zip(specs(make_spec), (deeper(sizes["m"], replaced), sizes["xs"]), strict=True):
         batch = make_batch(spec)
-        for config in (sizes["xs"], deeper(sizes["m"], replaced)):
-            model = hhsft.HHSFT(config, spec, rngs=nnx.Rngs(0))
-            traced = num_matmul_flops(jax.make_jaxpr(model.__call__)(make_rows(batch, E), batch).jaxpr)
-            assert traced == hhsft.flops_per_example(config, spec).forward(num_candidates=24, num_requests=6)
+        model = hhsft.HHSFT(config, spec, rngs=nnx.Rngs(0))
+        traced = num_matmul_flops(jax.make_jaxpr(model.__call__)(make_rows(batch, E), batch).jaxpr)
+        assert traced == hhsft.flops_per_example(config, spec).forward(num_candidates=24, num_requests=6)
 
 
 @pytest.mark.parametrize("interaction", ["none", "dot"])
