@@ -160,7 +160,10 @@ def real_sentence(section: Section) -> str:
     rule = section["floor"]["last_touched_first"]["mrr"]
     relation = "beats" if against["difference"] > 0 else "does not beat"
     resolved = "" if against["resolved"] else ", though the interval does not resolve it"
-    return f"{text}, which {relation} the last-touched rule's {number(rule, 4)}{resolved}."
+    by = ""
+    if against.get("low") is not None:
+        by = f"; list by list the difference is {interval(against, 4, True)} (n = {against['num_requests']:,} lists)"
+    return f"{text}, which {relation} the last-touched rule's {number(rule, 4)}{resolved}{by}."
 
 
 def _count(value: float) -> str:

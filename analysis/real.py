@@ -18,7 +18,8 @@ def summarise(result: StudyResult) -> dict[str, Any] | None:
 
     The headline `mrr` and `ndcg` are those of the last composition at the largest model, fixed beforehand rather than picked;
     `beats_last_touched` compares its interval over seeds with that floor. Test-set error is not in the interval unless
-    `real.se` {mrr, ndcg} gives it.
+    `real.se` {mrr, ndcg} gives it; where `real.paired` {composition: {value, low, high, num_requests, num_seeds}} holds the
+    difference list by list, `beats_last_touched` is that one.
     """
     facts = result.facts.get("real")
     if not facts:
@@ -41,7 +42,12 @@ def summarise(result: StudyResult) -> dict[str, Any] | None:
             section[f"{name}_low"], section[f"{name}_high"] = (entry["low"], entry["high"]) if entry else (None, None)
         section["num_seeds"] = section["by_composition"][last[-1]].get("mrr", {}).get("num_seeds")
     rule = section["floor"].get("last_touched_first", {}).get("mrr")
-    if rule is not None and section.get("mrr") is not None:
+    paired = (facts.get("paired") or {}).get(section.get("composition"))
+    if paired is not None:
+        # List by list on the same lists: their own difficulty, most of the error of either number, cancels.
+        resolved = paired["low"] > 0 or paired["high"] < 0
+        section["beats_last_touched"] = {"difference": paired["value"], "resolved": resolved, "base": BASE, **paired}
+    elif rule is not None and section.get("mrr") is not None:
         low, high = section["mrr_low"], section["mrr_high"]
         resolved = low is not None and (low > rule or high < rule)
         section["beats_last_touched"] = {"difference": section["mrr"] - rule, "resolved": bool(resolved), "base": BASE}

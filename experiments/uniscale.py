@@ -36,7 +36,7 @@ VERSION = 1
 MEAN_LIST_LEN = 12
 """Candidates a request that batches leave room for; shorter lists only fill fewer of a batch's candidate slots."""
 
-MODULES = {hhsft.HHSFTConfig: hhsft, dlrm.DLRMConfig: dlrm}
+MODULES: Mapping[type, Any] = {hhsft.HHSFTConfig: hhsft, dlrm.DLRMConfig: dlrm}
 """The module that builds and counts each kind of model."""
 
 

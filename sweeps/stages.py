@@ -107,9 +107,12 @@ def make_samples(logs: Path, out: Path, compositions: Sequence[str], stages: Sta
 def _check_writable(folder: Path) -> None:
     """Fail before hours of work, not after."""
     probe = folder / ".writable"
-    folder.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise InputError(f"{folder}: cannot be written ({e.strerror}); give another folder") from e
     if shutil.disk_usage(folder).free < 2**29:
         raise InputError(f"{folder}: less than 512 MiB are free on its disk; free some space or give another folder")
 

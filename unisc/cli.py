@@ -63,8 +63,7 @@ def status(directory: tyro.conf.Positional[Path], /) -> None:
     """
     from unisc.sweep.status import summary
 
-    for key, value in summary(directory).items():
-        sys.stdout.write(f"{key:>10}  {value}\n")
+    sys.stdout.write(f"{summary(directory)}\n")
 
 
 def report(directory: tyro.conf.Positional[Path], /, out: Path = Path("report")) -> None:

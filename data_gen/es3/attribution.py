@@ -13,9 +13,6 @@ not happen on the page of a target-domain request. It is written onto at most on
 Every outside event ends as `attributed` or under one named reason, so that the counts add up.
 """
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 import ibis
 import ibis.expr.types as ir
 

@@ -1,8 +1,5 @@
 """The target domain's own samples: logged candidates, labels of the request itself, and uniformly drawn unexposed ones."""
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 import ibis
 import ibis.expr.types as ir
 

@@ -1,8 +1,5 @@
 """Compositions as views of one table: every candidate any of them holds, marked with the stage that brought it in."""
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 from dataclasses import dataclass
 
 import ibis

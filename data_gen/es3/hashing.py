@@ -1,8 +1,5 @@
 """Pseudo-random keys as integer arithmetic, so that every engine draws the same candidates and orders rows the same way."""
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 import ibis
 import ibis.expr.types as ir
 

@@ -1,8 +1,5 @@
 """Flat, ordered rows packed into list-wise Parquet: one row a request, bounded memory, the same bytes every time."""
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,5 @@
 """What a build did, in numbers: volumes by stage, fates of events, rows set aside, and the checks that stop a build."""
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 from typing import Any
 
 import ibis.expr.types as ir

@@ -8,9 +8,6 @@ logged request. It holds the clicked item, the similar unclicked items shown bes
 3. the query of the catalogue nearest to the item's title (`query_text`).
 """
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 import ibis
 import ibis.expr.types as ir
 

@@ -1,8 +1,5 @@
 """Log tables in: schemas and values checked, rows that refer to nothing set aside with their reason."""
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,5 @@
 """Entire-space features as of a request: one timeline a user across domains and kinds, strictly before it."""
 
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# Ibis types every column of a table as plain Column, for which no operator or method of a value is declared.
-
 from dataclasses import dataclass
 
 import ibis

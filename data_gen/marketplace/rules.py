@@ -2,7 +2,7 @@
 
 Each cell of a table is one conjunction ("segment 3 and brand 17"), met as often as its two fields meet; so rules come in order
 of frequency, and a model that learns more of them, from more samples or in more parameters, predicts better
-(`shared/papers/marketplace.md`, the quantization model of neural scaling).
+(the quantization model of neural scaling, Michaud et al., arXiv 2303.13506).
 """
 
 from dataclasses import dataclass

@@ -32,8 +32,8 @@ class TableWriter:
             self.schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=[n for n in self.schema.names if n not in split],  # pyright: ignore[reportArgumentType]
-            use_byte_stream_split=split,  # pyright: ignore[reportArgumentType]
+            use_dictionary=[n for n in self.schema.names if n not in split],
+            use_byte_stream_split=split,
         )
 
     def __enter__(self) -> "TableWriter":

@@ -1,8 +1,5 @@
 """What ranking without learning reaches on lists with one chosen item: the floors a model has to beat."""
 
-# pyright: reportAttributeAccessIssue=false
-# pyarrow.compute makes its functions at import time, where no type checker sees them.
-
 import math
 from pathlib import Path
 

@@ -22,9 +22,6 @@ Split. Whole sessions: train holds those that ended before `test_start`, test th
 straddle it are left out and counted.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# pyarrow.compute makes its functions at import time, where no type checker sees them.
-
 import shutil
 import sys
 import tempfile

@@ -1,8 +1,5 @@
 """Reads trivago's `events.parquet` into dense, time-ordered arrays (see `trivago` for what they mean)."""
 
-# pyright: reportAttributeAccessIssue=false
-# pyarrow.compute makes its functions at import time, where no type checker sees them.
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

@@ -52,7 +52,7 @@ def test_holdouts_name_the_largest_runs(holdout, count):
 
 def test_bad_holdouts_are_refused():
     with pytest.raises(InputError, match="holdout 'first' is unknown"):
-        leave_largest_out("chinchilla", *table(), holdout="first")  # pyright: ignore[reportArgumentType]
+        leave_largest_out("chinchilla", *table(), holdout="first")
     with pytest.raises(InputError, match="leaves nothing to test"):
         leave_largest_out("chinchilla", *table(), held=np.zeros(60, bool))
     with pytest.raises(InputError, match="one axis"):

@@ -128,7 +128,7 @@ class TestBadInput:
         with pytest.raises(InputError, match="choose one of chinchilla"):
             fit("kaplan", *grid())
         with pytest.raises(InputError, match="huber, squared, absolute"):
-            Contract(loss="cauchy")  # pyright: ignore[reportArgumentType]
+            Contract(loss="cauchy")
         with pytest.raises(InputError, match="use 'power_floor'"):
             fit("chinchilla", SIZES, np.ones(6))
 

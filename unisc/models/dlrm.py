@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -20,7 +19,7 @@ from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.embedding import concat_fields, lookup, masked_mean, to_candidates
 from unisc.nn.interaction import num_pairs, pairwise_dots
 from unisc.nn.linear import RELU_GAIN, Linear, start_bias
-from unisc.nn.mlp import JointLinear
+from unisc.nn.mlp import JointLinear, activate
 
 Interaction = Literal["none", "dot"]
 
@@ -71,9 +70,9 @@ class DLRM(nnx.Module):
             fields = jnp.concatenate([to_candidates(request, batch.request_index), candidate], axis=1)
             by_candidate.append(pairwise_dots(fields))
         by_request = jnp.concatenate([concat_fields(request), batch.request_numeric], axis=-1)
-        x = jax.nn.relu(self.first(by_request, jnp.concatenate(by_candidate, axis=-1), batch.request_index))
+        x = activate(self.first(by_request, jnp.concatenate(by_candidate, axis=-1), batch.request_index))
         for layer in self.hidden:
-            x = jax.nn.relu(layer(x))
+            x = activate(layer(x))
         return self.head(x)
 
 

@@ -4,7 +4,8 @@
 
 HFA keeps projections per token type and attends over all tokens; GFA forms composite tokens from all of them at once. DREF
 routes a sample to a shared expert and its own domain's; DAPGA lets it look at the other domains' views without training them.
-The figure draws no residual paths; HFA, the FFN of GFA and DREF have them here, since without them short runs barely learn.
+The figure draws no residual paths; HFA, the FFN of GFA and DREF have them here, since without them
+short runs learned less in our trials.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Size ladders: the named sizes a scaling law is measured on.
 
-Widths double or grow by half from rung to rung while depth, heads and sets stay, so that one learning rate serves a ladder
-(see `unisc.nn.linear`) and a law sees one family. Dense parameters span two orders of magnitude.
+Widths double or grow by half from rung to rung while depth, heads and sets stay, so that one learning rate can serve
+a ladder (see `unisc.nn.linear`) and a law sees one family. Dense parameters span two orders of magnitude.
 """
 
 from typing import Literal
@@ -12,7 +12,7 @@ from unisc.models.hhsft import HHSFTConfig, Isolation
 
 Grow = Literal["both", "hfa", "gfa"]
 
-RUNGS = {"xxs": 2, "xs": 4, "s": 8, "m": 12, "l": 16, "xl": 24, "xxl": 32}
+RUNGS = {"xxs": 2, "xs": 4, "s": 8, "m": 12, "l": 16, "xl": 24, "xxl": 36}
 """Width of HFA at each size; GFA is twice as wide."""
 
 GFA_RATIO = 2

@@ -56,7 +56,9 @@ class Tokenizers(nnx.Module):
     def __call__(self, rows: Rows, batch: Batch, inputs: dict[Group, GroupInputs]) -> Tokens:
         """Return the tokens in the order of GROUPS."""
         mlps = dict(zip(GROUPS, self.groups, strict=True))
-        tokens = {group: mlps[group](*inputs[group], batch.request_index) for group in GROUPS if group != "sequence"}
+        tokens: dict[Group, Tokens] = {
+            group: mlps[group](*inputs[group], batch.request_index) for group in GROUPS if group != "sequence"
+        }
         request, candidate = inputs["sequence"]
         if self.history is not None:
             pooled = self.history(rows, tokens["item"], batch)

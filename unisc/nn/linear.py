@@ -19,8 +19,11 @@ from jaxtyping import Array, Float
 BASE_FAN_IN = 32
 """Fan-in at which the learning rate means what it means for a plain layer."""
 
-RELU_GAIN = math.sqrt(2.0)
-"""Undoes the halving of the mean square by a ReLU."""
+LEAK = 0.1
+"""Slope of the activation below zero."""
+
+RELU_GAIN = math.sqrt(2.0 / (1.0 + LEAK**2))
+"""Undoes what the activation takes off the mean square."""
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Float[Array, "..."]:

@@ -1,6 +1,7 @@
 """Two-layer perceptrons: plain, one a type, and over features that are partly per request and partly per candidate.
 
-ReLU throughout: on a CPU it costs half of what SiLU or GELU cost at these widths.
+Leaky ReLU throughout: on a CPU it costs half of what SiLU or GELU cost at these widths, and unlike ReLU it cannot die, which
+the narrowest models of a ladder did at some seeds and rates.
 """
 
 import jax
@@ -10,11 +11,16 @@ from jaxtyping import Array, Float
 
 from unisc.dims import RequestIndex, Tokens
 from unisc.nn.embedding import to_candidates
-from unisc.nn.linear import BASE_FAN_IN, RELU_GAIN, Linear, TypedLinear, bias_init, kernel_init, normal
+from unisc.nn.linear import BASE_FAN_IN, LEAK, RELU_GAIN, Linear, TypedLinear, bias_init, kernel_init, normal
+
+
+def activate(x: Float[Array, "*batch F"]) -> Float[Array, "*batch F"]:
+    """Apply the leaky ReLU, element by element."""
+    return jax.nn.leaky_relu(x, LEAK)
 
 
 class MLP(nnx.Module):
-    """relu(x W1 + b) W2; no outer bias, since what follows is normalised or has its own."""
+    """activate(x W1 + b) W2; no outer bias, since what follows is normalised or has its own."""
 
     def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, *, gain: float = 1.0, rngs: nnx.Rngs):
         self.up = Linear(dim_in, dim_hidden, rngs=rngs)
@@ -22,7 +28,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         """Map the last axis."""
-        return self.down(jax.nn.relu(self.up(x)))
+        return self.down(activate(self.up(x)))
 
 
 class TypedMLP(nnx.Module):
@@ -34,7 +40,7 @@ class TypedMLP(nnx.Module):
 
     def __call__(self, x: Tokens) -> Tokens:
         """Map each type's rows by its own MLP."""
-        return self.down(jax.nn.relu(self.up(x)))
+        return self.down(activate(self.up(x)))
 
 
 class Experts(nnx.Module):
@@ -56,7 +62,7 @@ class Experts(nnx.Module):
 
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "G B F"]:
         """Return every expert's output for every row."""
-        return self.down(jax.nn.relu(self.up.shared_input(x)))
+        return self.down(activate(self.up.shared_input(x)))
 
     def own(self, x: Float[Array, "B D"], one_hot: Float[Array, "G B 1"]) -> Float[Array, "B F"]:
         """Return for each row the output of its own expert; the others get a gradient of exactly zero from it."""
@@ -113,5 +119,5 @@ class JointMLP(nnx.Module):
             assert self.constant is not None
             return jnp.broadcast_to(self.constant[...], (candidate.shape[0], self.constant.shape[0]))
         if self.per_candidate:
-            return self.down(jax.nn.relu(self.up(request, candidate, request_index)))
-        return to_candidates(self.down(jax.nn.relu(self.up.per_request(request))), request_index)
+            return self.down(activate(self.up(request, candidate, request_index)))
+        return to_candidates(self.down(activate(self.up.per_request(request))), request_index)

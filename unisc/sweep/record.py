@@ -7,7 +7,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unisc.errors import InputError
 from unisc.sweep.files import dumps, explained, read_object, replace_quickly, write_once
@@ -114,6 +114,6 @@ def write_status(sweep_dir: Path, fingerprint: str, state: State, **fields: Any)
 def read_status(sweep_dir: Path, fingerprint: str) -> dict[str, Any]:
     """Return a run's last status; a missing, broken or foreign one reads as pending, since only the record counts."""
     found = read_object(run_folder(sweep_dir, fingerprint) / "status.json")
-    if found is None or found.get("schema") != SCHEMA or found.get("state") not in State.__args__:
+    if found is None or found.get("schema") != SCHEMA or found.get("state") not in get_args(State):
         found = {"state": "pending"}
     return {"failures": 0, "error": None, "frac_done": 0.0, "started_at": None, **found}
