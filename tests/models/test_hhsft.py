@@ -209,7 +209,7 @@ def test_hfa_with_tied_types_is_a_plain_transformer_block():
             heads.append(weights @ v[:, :, part])
         x = x + np.concatenate(heads, axis=-1) @ w["out"]
         up = norm(x) @ np.asarray(block.ffn.up.kernel[...][0]) * block.ffn.up.multiplier + np.asarray(block.ffn.up.bias[...][0])
-        return x + np.maximum(up, 0) @ np.asarray(block.ffn.down.kernel[...][0]) * block.ffn.down.multiplier
+        return x + np.maximum(up, 0.1 * up) @ np.asarray(block.ffn.down.kernel[...][0]) * block.ffn.down.multiplier
 
     np.testing.assert_allclose(block(jnp.asarray(x.transpose(1, 0, 2))).swapaxes(0, 1), plain_block(x), rtol=1e-4, atol=1e-5)
 
@@ -230,7 +230,7 @@ def test_it_learns_a_small_set_by_heart(make_spec, make_batch, make_rows):
     batch = make_batch(spec)
     dense, score = build(spec)
     params = (dense, make_rows(batch))
-    optimizer = optax.adam(1e-2)
+    optimizer = optax.adam(3e-3)
 
     @jax.jit
     def step(params, state):
@@ -240,7 +240,7 @@ def test_it_learns_a_small_set_by_heart(make_spec, make_batch, make_rows):
         return optax.apply_updates(params, updates), state, loss
 
     state, losses = optimizer.init(params), []
-    for _ in range(120):
+    for _ in range(240):
         params, state, loss = step(params, state)
         losses.append(float(loss))
     assert losses[0] == pytest.approx(np.log(2), abs=0.1)
