@@ -133,6 +133,35 @@ def interactions(result: StudyResult) -> dict[str, Any]:
     return sections
 
 
+FULL = {"oracle_clicks": "eval/full/oracle_clicks@5", "hr": "eval/full/hr@5"}
+
+
+def full_lists(result: StudyResult) -> dict[str, Any]:
+    """Return each composition's gain over base data when all candidates are ranked, at every size, in percentage points.
+
+    Raises:
+      InputError: no full-list metric was recorded, or the base composition was not run.
+    """
+    section: dict[str, Any] = {"unit": "percentage points", "by_metric": {}}
+    for name, metric in FULL.items():
+        cells = cells_of(result, metric, POINTS)
+        if BASE not in cells.compositions:
+            raise InputError(f"the grid has no composition {BASE!r} to compare with")
+        base, table = cells.column(BASE), {}
+        for column, composition in enumerate(cells.compositions):
+            if column == base:
+                continue
+            rows = []
+            for row, size in enumerate(cells.sizes):
+                weights = np.zeros(cells.means.shape)
+                weights[row, column], weights[row, base] = 1, -1
+                found = contrast(cells, f"{composition} at {size:g}", weights, level=LEVEL)
+                rows.append({"num_params_dense": float(size)} | found.to_json())
+            table[composition] = rows
+        section["by_metric"][name] = table
+    return section
+
+
 def ablation(result: StudyResult) -> dict[str, Any]:
     """Return composition x isolation, in AUC-ROC points over base data without isolation, and the tests of the sign flip.
 

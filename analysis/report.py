@@ -86,6 +86,7 @@ def analyse(study: StudyResult, draws: int = 500) -> Findings:
         "fit": fits,
         "held_out": {name: curve.backtest.to_json() for name, curve in curves.items() if curve.backtest},
         **effects.interactions(study),
+        "full_lists": _or_reason(lambda: effects.full_lists(study)),
         "ablation": _or_reason(lambda: effects.ablation(study)),
         "volumes": volumes.relative(facts.get("volumes") or {}),
         "real": real.summarise(study),

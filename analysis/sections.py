@@ -28,6 +28,7 @@ def write(study: StudyResult, summary: Mapping[str, Any], figures: Mapping[str, 
         page.answer(prose.headline(summary))
         page.text(_LEVEL_NOTE, kind="note")
     _gain(page, summary, figures)
+    _full_lists(page, summary)
     _loss(page, summary, figures)
     _held_out(page, summary, figures)
     _ablation(page, summary, figures)
@@ -84,6 +85,28 @@ def _composition_gain(name: str, one: Mapping[str, Any]) -> str:
         f"{name}: over {one['base']} data at the largest model {large}, at the smallest {small}; "
         f"{together} ({prose.sample(one['synergy'])})."
     )
+
+
+_FULL_NAMES = {
+    "oracle_clicks": "true clicks in the top five, as a share of the best possible five",
+    "hr": "requests whose clicked item is in the top five",
+}
+
+
+def _full_lists(page: Page, summary: Mapping[str, Any]) -> None:
+    """Say what a composition is worth where it aims: on all candidates, not on the shown ones alone."""
+    section = summary["full_lists"]
+    if "reason" in section:
+        return
+    page.heading("Ranking all candidates")
+    page.text("Gain over exposed data when the whole candidate list is ranked, no position given, at full data.", kind="note")
+    for name, table in section["by_metric"].items():
+        page.text(f"In percentage points of {_FULL_NAMES[name]}:")
+        sizes = [prose.count(row["num_params_dense"]) for row in next(iter(table.values()))]
+        rows = [[composition, *(prose.interval(row, 2, True) for row in one)] for composition, one in table.items()]
+        page.table(["composition", *sizes], rows)
+    one = next(iter(next(iter(section["by_metric"].values())).values()))[0]
+    page.text(f"Brackets are {summary['level']:.0%} intervals ({prose.sample(one)}).", kind="note")
 
 
 def _loss(page: Page, summary: Mapping[str, Any], figures: Mapping[str, Path]) -> None:
