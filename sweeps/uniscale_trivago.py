@@ -18,7 +18,7 @@ import numpy as np
 from data_gen.public import trivago
 from experiments.uniscale import Config, DataConfig
 from sweeps.stages import Stages, make_samples
-from sweeps.uniscale import HISTORY_LEN, LADDER, base, finish, plan, volumes
+from sweeps.uniscale import HISTORY_LEN, base, finish, plan, volumes
 from unisc.data import manifest
 from unisc.data.columns import Columns, load
 from unisc.errors import InputError
@@ -29,6 +29,9 @@ COMPOSITIONS = ("exposed", "attributed")
 """The two that differ on these logs; `attributed` is the entire-space one."""
 
 DRAWS = 2_000
+
+TABLE_LEARNING_RATE = 0.03
+"""Most hotels are seen once or twice: rows learn slowly, or a pass is enough to remember them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +62,9 @@ def points(preset: Preset, samples: Mapping[str, str]) -> list[Config]:
                 )
                 for size in preset.sizes:
                     made = base(size, data=data, num_full_requests=1)
-                    # Most hotels are seen once or twice: rows learn slowly, or a pass is enough to remember them.
                     train = dataclasses.replace(made.train, seed=seed, table_learning_rate=TABLE_LEARNING_RATE)
                     found.append(dataclasses.replace(made, train=train))
     return found
-
-
-TABLE_LEARNING_RATE = 0.03
 
 
 def study(*, path: Path, preset: str, out: Path, work: Path, workers: int) -> Path:
@@ -102,9 +101,16 @@ def study(*, path: Path, preset: str, out: Path, work: Path, workers: int) -> Pa
 
 
 def make_logs(path: Path, out: Path, stages: Stages) -> dict[str, Any]:
-    """Convert the events in `path` unless that was done already; return the logs' manifest."""
+    """Convert the events in `path` unless that was done already; return the logs' manifest.
+
+    Raises:
+      InputError: `out` holds the logs of other events.
+    """
     if out.exists():
-        return manifest.read(out, kind="logs")
+        found, events = manifest.read(out, kind="logs"), path / "events.parquet"
+        if not events.is_file() or found["config"].get("events_sha256") != manifest.file_sha256(events):
+            raise InputError(f"{out}: not made from {events}; remove {out.parent} or give another --work")
+        return found
     stages.say(f"reading {path}")
     return trivago.convert(path, out)
 
@@ -161,6 +167,3 @@ def paired(
             "num_seeds": len(runs),
         }
     return found
-
-
-__all__ = ["COMPOSITIONS", "LADDER", "PRESETS", "Preset", "floors", "paired", "points", "study"]

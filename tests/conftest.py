@@ -1,6 +1,7 @@
 """For all tests: shapes in signatures are checked at run time (they cost nothing outside tests)."""
 
 import os
+import signal
 import sys
 import types
 
@@ -10,6 +11,10 @@ from jaxtyping import install_import_hook
 # Before JAX is first imported, and inherited by the processes that tests start. Tests compile far more than they compute.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false")
+
+# A background job of a shell ignores interrupts, and what it starts inherits that; tests of Ctrl-C need them back.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A configuration checks its own values, with a message for the user that beartype's would come before.
 checker = types.ModuleType("unisc_test_type_checker")

@@ -80,7 +80,8 @@ def convert(path: Path, out: Path, *, test_share: float = 0.225) -> dict[str, An
         "floors": {"all": floors(source), "test": floors(select_sessions(source, first >= test_start))},
     }
     try:
-        return _write(kept, out, quality, test_start=test_start, test_share=test_share)
+        config = {"source": "trivago", "events_sha256": manifest.file_sha256(path / "events.parquet"), "test_share": test_share}
+        return _write(kept, out, quality, config, test_start=test_start)
     except OSError as e:
         raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
 
@@ -103,7 +104,7 @@ def _choose_test_start(source: Timelines, share: float) -> int:
     return test_start
 
 
-def _write(source: Timelines, out: Path, quality: dict[str, Any], *, test_start: int, test_share: float) -> dict[str, Any]:
+def _write(source: Timelines, out: Path, quality: dict[str, Any], config: dict[str, Any], *, test_start: int) -> dict[str, Any]:
     clicks = source.clickout
     num_requests, num_sessions = int(clicks.sum()), len(source.segment)
     lengths = np.diff(source.bounds)
@@ -149,7 +150,7 @@ def _write(source: Timelines, out: Path, quality: dict[str, Any], *, test_start:
         made = manifest.write(
             aside,
             kind="logs",
-            config={"source": "trivago", "test_share": test_share},
+            config=config,
             counts={schema.name: len(next(iter(columns.values()))) for schema, columns in tables.items()},
             domains=list(DOMAINS),
             test_start=test_start,

@@ -54,3 +54,13 @@ def test_floors_are_those_of_the_converter(report):
 def test_the_page_says_what_was_compared(report):
     page = (report / "index.html").read_text()
     assert "last touched first" in page and "HHSFT, attributed data" in page
+
+
+def test_logs_of_other_events_are_not_taken_for_these(report, tmp_path):
+    code = "from unisc.cli import main; main()"
+    words = ["study", "uniscale", "--source", "trivago", "--path", str(tmp_path), "--preset", "smoke"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--work", str(report.parent / "work"), "--out", str(tmp_path / "report")],
+        cwd=REPO, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 2 and "not made from" in done.stderr
