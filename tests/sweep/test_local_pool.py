@@ -373,3 +373,9 @@ def test_importing_the_sweep_does_not_import_jax():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_a_child_that_has_grown_too_large_gives_way_to_a_fresh_one(sweep):
+    runs = [sweep.run(0, cost=3.0, act="grow"), sweep.run(1, cost=2.0), sweep.run(2, cost=1.0)]
+    pids = [record["counts"]["pid"] for record in sweep.go(runs, workers=1)]
+    assert pids[0] != pids[1] == pids[2]

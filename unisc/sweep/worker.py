@@ -30,6 +30,8 @@ EXIT_INTERRUPTED = 75
 """The "try again later" of sysexits.h: told to stop, everything released."""
 
 TICK_SECS = 0.2
+MAX_CHILD_BYTES = 3 * 2**29
+"""A child that has grown beyond this gives way to a fresh one: programs and freed pages pile up in a warm process."""
 STATUS_SECS = 2.0
 
 
@@ -185,6 +187,8 @@ class Worker:
             sections = outcome["sections"]
             write_record(self.sweep_dir, run, {**sections, "attempts": failures + 1})
             write_status(self.sweep_dir, run.fingerprint, "done", failures=failures, frac_done=1.0)
+            if (sections.get("timing", {}).get("peak_memory_bytes") or 0) > MAX_CHILD_BYTES:
+                self._drop_child()
             return True
         self._drop_child()
         error = outcome["error"]

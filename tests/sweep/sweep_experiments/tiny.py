@@ -15,8 +15,12 @@ from typing import Any, Literal
 
 from unisc.config import Runtime
 from unisc.errors import InputError
+from unisc.sweep.worker import MAX_CHILD_BYTES
 
 VERSION = 1
+
+held: list[bytes] = []
+"""What a growing run never gives back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +28,7 @@ class Config:
     """`act` says what happens, after `secs`; "once_*" happens at the first attempt only."""
 
     index: int
-    act: Literal["ok", "raise", "kill", "once_kill", "segfault", "exit", "input", "nan", "full", "noise", "fork"] = "ok"
+    act: Literal["ok", "raise", "kill", "once_kill", "segfault", "exit", "input", "nan", "full", "noise", "fork", "grow"] = "ok"
     secs: float = 0.0
 
 
@@ -62,6 +66,8 @@ def misbehave(act: str) -> None:
         raise ValueError("deliberate\nand on two lines")
     if act == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if act == "grow":
+        held.append(b"x" * (MAX_CHILD_BYTES + 2**20))
     if act == "segfault":
         ctypes.string_at(0)
     if act == "exit":
