@@ -5,7 +5,6 @@ Rates, decay and task weights are arguments, not constants, so that runs differi
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -38,16 +37,6 @@ class StepMetrics(NamedTuple):
 
 TrainStep = Callable[[TrainState, Batch, Float[Array, "4"]], tuple[TrainState, StepMetrics]]
 EvalStep = Callable[[dict[Any, Any], dict[Any, Any], Float[Array, "V E"], Batch], Float[Array, "B tasks"]]
-
-
-def use_compilation_cache(directory: Path) -> None:
-    """Keep compiled programs in `directory` for later processes on this kind of machine; call before building a model.
-
-    A run of a sweep in a fresh process then spends a tenth of the time on compilation: small models have many small programs.
-    """
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @functools.lru_cache(maxsize=32)
