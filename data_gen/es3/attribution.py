@@ -39,7 +39,7 @@ def attribute(session: Session, logs: Logs, pool: ir.Table, config: ES3Config) -
     """Attribute outside events to samples.
 
     Returns:
-      labels: request_id, item_id, kind, level, origin (the event's domain code); one row a sample and kind.
+      labels: request_id, item_id, kind, level, origin (the event's domain code), ts of the event; one row a sample and kind.
       fates: event, kind, domain, fate (one of REASONS); one row an outside event.
     """
     events = session.save("outside", outside_events(logs))
@@ -77,7 +77,7 @@ def attribute(session: Session, logs: Logs, pool: ir.Table, config: ES3Config) -
             else_="attributed",
         ),
     )
-    return winners.select("request_id", "item_id", "kind", "level", origin="domain"), session.save("fates", fates)
+    return winners.select("request_id", "item_id", "kind", "level", "ts", origin="domain"), session.save("fates", fates)
 
 
 def _within(table: ir.Table, request_ts: ir.Value, config: ES3Config) -> ir.BooleanValue:
@@ -119,7 +119,7 @@ def _pairs(events: ir.Table, train: ir.Table, requests: ir.Table, logs: Logs, co
     )
     positive = ibis.ifelse(pairs.kind == CLICK, pairs.click_ts.notnull(), pairs.purchase_ts.notnull())
     return pairs.mutate(level=level.cast("int8"), positive=positive).select(
-        "event", "kind", "domain", "request_id", "item_id", "request_ts", "level", "relevant", "positive"
+        "event", "kind", "domain", "ts", "request_id", "item_id", "request_ts", "level", "relevant", "positive"
     )
 
 

@@ -100,6 +100,7 @@ def view(material: Material, stage: int) -> tuple[ir.Table, ir.Table]:
                 **{
                     f"{kind}_level": ibis.ifelse(kept, c[f"{kind}_level"], none),
                     f"{kind}_origin": ibis.ifelse(kept, c[f"{kind}_origin"], ibis.literal(-1, "int8")),
+                    f"{kind}_label_ts": ibis.ifelse(kept, c[f"{kind}_label_ts"], ibis.literal(-1, "int64")),
                 }
             )
     sure = c.exposed | (c.click_level > 1) | (c.purchase_level > 1)
@@ -128,8 +129,9 @@ def _levels_of_page(pool: ir.Table) -> ir.Table:
         here = pool[f"{kind}_ts"].notnull()
         levels[f"{kind}_level"] = ibis.ifelse(here, one, ibis.literal(0, "int8"))
         levels[f"{kind}_origin"] = ibis.ifelse(here, target, none)
+        levels[f"{kind}_label_ts"] = pool[f"{kind}_ts"].fill_null(-1)
     stage = ibis.cases((pool.exposed, EXPOSED), (pool.drawn, UNEXPOSED), else_=-1).cast("int8")
-    columns = ("request_id", "item_id", "user_id", "ts", "exposed", "position", "rank", "price", "chance")
+    columns = ("request_id", "item_id", "user_id", "ts", "exposed", "position", "rank", "price", "propensity", "chance")
     return pool.select(*columns, **levels, stage=stage)
 
 
@@ -137,16 +139,17 @@ def _with_attributed(candidates: ir.Table, labels: ir.Table) -> ir.Table:
     """Write attributed labels in; an unexposed candidate that got one joins the sample even if not drawn."""
     for name, kind in (("click", CLICK), ("purchase", PURCHASE)):
         some = labels.filter(labels.kind == kind).select(
-            to_request="request_id", to_item="item_id", new_level="level", new_origin="origin"
+            to_request="request_id", to_item="item_id", new_level="level", new_origin="origin", new_ts="ts"
         )
         joined = candidates.left_join(some, (candidates.request_id == some.to_request) & (candidates.item_id == some.to_item))
         candidates = joined.mutate(
             **{
                 f"{name}_level": ibis.coalesce(joined.new_level, joined[f"{name}_level"]),
                 f"{name}_origin": ibis.coalesce(joined.new_origin, joined[f"{name}_origin"]),
+                f"{name}_label_ts": ibis.coalesce(joined.new_ts, joined[f"{name}_label_ts"]),
             },
             stage=ibis.ifelse((joined.stage < 0) & joined.new_level.notnull(), ATTRIBUTED, joined.stage).cast("int8"),
-        ).drop("to_request", "to_item", "new_level", "new_origin")
+        ).drop("to_request", "to_item", "new_level", "new_origin", "new_ts")
     return candidates
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
@@ -20,8 +21,9 @@ PART_ENTRIES = 2_000_000
 _ROW_GROUP = 4096
 
 _CANDIDATE = (
-    "item_id", "exposed", "position", "rank", "price", "probability", "touches", "touch_age",
-    "click", "click_level", "click_origin", "purchase", "purchase_level", "purchase_origin",
+    "item_id", "exposed", "position", "rank", "price", "propensity", "probability", "touches", "touch_age",
+    "click", "click_level", "click_origin", "click_ts", "click_weight",
+    "purchase", "purchase_level", "purchase_origin", "purchase_ts", "purchase_weight",
 )  # fmt: skip
 
 
@@ -64,11 +66,16 @@ def _listed(candidates: ir.Table) -> ir.Table:
     )
     return ordered.select(
         "request_id",
-        *(c for c in _CANDIDATE if c not in ("click", "purchase", "position", "price")),
+        *(c for c in _CANDIDATE if c in candidates.columns and c not in ("position", "price", "propensity")),
         position=candidates.position.fill_null(-1),
         price=candidates.price.fill_null(float("nan")),
+        propensity=candidates.propensity.fill_null(float("nan")),
         click=(candidates.click_level > 0).cast("int8"),
         purchase=(candidates.purchase_level > 0).cast("int8"),
+        click_ts=candidates.click_label_ts,
+        purchase_ts=candidates.purchase_label_ts,
+        click_weight=ibis.literal(1.0, "float32"),
+        purchase_weight=ibis.literal(1.0, "float32"),
     )
 
 

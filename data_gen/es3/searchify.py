@@ -76,7 +76,7 @@ def _negatives(positives: ir.Table, lists: ir.Table, logs: Logs, limit: int) -> 
     mine = positives.select("request_id", positive="item_id").inner_join(
         items.rename("mine_{name}"), [("positive", "mine_item_id")]
     )
-    other = lists.filter(lists.click_ts.isnull()).select("request_id", "item_id", "rank", "position", "price")
+    other = lists.filter(lists.click_ts.isnull()).select("request_id", "item_id", "rank", "position", "price", "propensity")
     other = other.inner_join(items, "item_id")
     pairs = mine.inner_join(other, "request_id")
 
@@ -97,7 +97,9 @@ def _negatives(positives: ir.Table, lists: ir.Table, logs: Logs, limit: int) -> 
         group_by=["request_id", "positive"], order_by=[ibis.desc(pairs.score), pairs["rank"], pairs.item_id]
     )
     pairs = pairs.mutate(place=place)
-    return pairs.filter(pairs.place < limit).select("request_id", "positive", "item_id", "rank", "position", "price")
+    return pairs.filter(pairs.place < limit).select(
+        "request_id", "positive", "item_id", "rank", "position", "price", "propensity"
+    )
 
 
 def _queries(session: Session, pseudo: ir.Table, logs: Logs) -> ir.Table:
@@ -129,7 +131,7 @@ def _queries(session: Session, pseudo: ir.Table, logs: Logs) -> ir.Table:
     near = session.load("nearest_queries", nearest_queries(titles, texts))
     found = found.left_join(near, found.item_id == near.near_item).drop("near_item")
     return found.select(
-        "request_id", "item_id", "user_id", "ts", "domain", "scene", "shop_id", "rank", "position", "price",
+        "request_id", "item_id", "user_id", "ts", "domain", "scene", "shop_id", "rank", "position", "price", "propensity",
         "click_ts", "purchase_ts",
         query_id=ibis.coalesce(found.own, found.common, found.near),
         query_level=ibis.cases((found.own.notnull(), 1), (found.common.notnull(), 2), (found.near.notnull(), 3)).cast("int8"),
@@ -166,7 +168,7 @@ def _candidates(requests: ir.Table, negatives: ir.Table, logs: Logs, config: ES3
     later = later.filter(later.bought_ts - later.click_ts <= config.purchase_window)
     first = ibis.row_number().over(group_by="pseudo_id", order_by=[later.bought_ts, later.bought_domain])
     later = later.mutate(place=first).filter(lambda t: t.place == 0)
-    later = later.select(later_id="pseudo_id", bought_domain="bought_domain")
+    later = later.select("bought_ts", later_id="pseudo_id", bought_domain="bought_domain")
     positive = r.left_join(later, r.pseudo_id == later.later_id)
     here, none = positive.purchase_ts.notnull(), ibis.literal(-1, "int8")
     elsewhere = positive.bought_domain.notnull()
@@ -175,11 +177,14 @@ def _candidates(requests: ir.Table, negatives: ir.Table, logs: Logs, config: ES3
         "rank",
         "position",
         "price",
+        "propensity",
         request_id="pseudo_id",
         click_level=ibis.literal(1, "int8"),
         click_origin="domain",
+        click_label_ts="click_ts",
         purchase_level=ibis.cases((here, 1), (elsewhere, 2), else_=0).cast("int8"),
         purchase_origin=ibis.cases((here, positive.domain), (elsewhere, positive.bought_domain), else_=none),
+        purchase_label_ts=ibis.cases((here, positive.purchase_ts), (elsewhere, positive.bought_ts), else_=-1),
     )
     n = negatives.rename(list_request="request_id", list_item="item_id")
     n = r.select("pseudo_id", "request_id", positive="item_id").inner_join(n, [("request_id", "list_request"), "positive"])
@@ -188,12 +193,15 @@ def _candidates(requests: ir.Table, negatives: ir.Table, logs: Logs, config: ES3
         "rank",
         "position",
         "price",
+        "propensity",
         item_id="list_item",
         request_id="pseudo_id",
         click_level=zero,
         click_origin=none,
+        click_label_ts=ibis.literal(-1, "int64"),
         purchase_level=zero,
         purchase_origin=none,
+        purchase_label_ts=ibis.literal(-1, "int64"),
     )
     return ibis.union(positive, negative.select(*positive.columns)).mutate(exposed=ibis.literal(True))
 

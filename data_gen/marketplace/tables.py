@@ -16,6 +16,8 @@ SHARDED = (REQUESTS, CANDIDATES, EVENTS, ORACLE)
 """Tables with one part file a shard; the others are written once."""
 _SPLIT_FLOATS = ["p_click", "p_purchase", "p_click_top"]
 """Columns with hardly a value twice: a dictionary of them would be larger than they are."""
+_UNKNOWN = {"propensity"}
+"""Optional columns that the shop's logs leave out: its ranker is deterministic, so no slot was drawn with a probability."""
 
 
 class TableWriter:
@@ -24,7 +26,7 @@ class TableWriter:
     def __init__(self, directory: Path, schema: TableSchema, part: int) -> None:
         folder = directory / schema.name
         folder.mkdir(exist_ok=True)
-        self.schema = schema.columns
+        self.schema = pa.schema([field for field in schema.columns if field.name not in _UNKNOWN])
         self.rows = 0
         split = [n for n in _SPLIT_FLOATS if n in self.schema.names]
         self._file = pq.ParquetWriter(

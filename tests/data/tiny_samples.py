@@ -25,6 +25,7 @@ def request(
         "position": [next(shown) if e else -1 for e in exposed],
         "rank": list(range(n)),
         "price": [float("nan")] * n,
+        "propensity": [float("nan")] * n,
         "probability": [1.0] * n,
         "touches": [0] * n,
         "touch_age": [-1] * n,
@@ -35,6 +36,8 @@ def request(
         labels = lists.get(task, defaults[task])
         defaults[f"{task}_level"] = list(labels)
         defaults[f"{task}_origin"] = [0 if y else -1 for y in labels]
+        defaults[f"{task}_ts"] = [ts + 1 if y else -1 for y in labels]
+        defaults[f"{task}_weight"] = [1.0] * n
     row = {"request_id": request_id, "user_id": user_id, "ts": ts, "domain": domain, "origin": "logged", "query_id": query_id}
     row |= {"query_level": -1 if query_id is None else 0, "scene": scene, "shop_id": shop_id}
     for name, values in zip(

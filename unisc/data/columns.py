@@ -59,6 +59,7 @@ class Columns:
     item_id: Int32[np.ndarray, " N"]
     exposed: Bool[np.ndarray, " N"]
     labels: Int8[np.ndarray, "N tasks"]
+    label_weights: Float32[np.ndarray, "N tasks"]
 
     @property
     def num_requests(self) -> int:
@@ -93,6 +94,7 @@ _ARRAYS: dict[str, tuple[str, Any]] = {
     "item_id": ("N", np.int32),
     "exposed": ("N", np.bool_),
     "labels": ("N", np.int8),
+    "label_weights": ("N", np.float32),
 }
 """Leading axis and type of every cached array."""
 
@@ -263,6 +265,7 @@ def _encode_split(encoder: Encoder, source: Path, target: Path, domains: tuple[s
                 "item_id": chunk.item_id,
                 "exposed": chunk.flat("exposed"),
                 "labels": labels,
+                "label_weights": np.stack([chunk.flat(f"{task}_weight") for task in TASKS], axis=1),
             }.items():
                 writers[name].append(values)
             num_candidates, num_history = num_candidates + n, num_history + h

@@ -17,7 +17,7 @@ from unisc.data.features import FeatureSpec, Field, Group, Level, NumericField, 
 from unisc.data.schema import KINDS, SAMPLES
 from unisc.errors import InputError
 
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 """Raised by hand whenever a feature changes its meaning, so that no old column cache is read as the new encoding."""
 
 TASKS = ("click", "purchase")

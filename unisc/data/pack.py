@@ -158,7 +158,7 @@ class Packer:
         labels = np.zeros((b, len(spec.tasks)), np.float32)
         labels[:n] = cols.labels[rows]
         weights = np.zeros((b, len(spec.tasks)), np.float32)
-        weights[:n] = 1
+        weights[:n] = cols.label_weights[rows]
 
         unique_rows, local = self._unique(ids)
         arrays: dict[str, Any] = {  # host arrays: the step's call moves them to the device

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 KINDS = ("click", "cart", "purchase")
 """Event kinds, in the order of their integer codes."""
@@ -107,13 +107,17 @@ CANDIDATES = TableSchema(
             ("exposed", pa.bool_()),
             ("position", pa.int16()),
             ("price", pa.float32()),
+            ("propensity", pa.float32()),
         ]
     ),
-    optional=frozenset({"position", "price"}),
-    nullable=frozenset({"position", "price"}),
+    optional=frozenset({"position", "price", "propensity"}),
+    nullable=frozenset({"position", "price", "propensity"}),
     key=("request_id", "item_id"),
 )
-"""`rank` is the pre-ranker's order from 0; `position` the shown slot from 0, null if not exposed; `price` as shown."""
+"""`rank` is the pre-ranker's order from 0; `position` the shown slot from 0, null if not exposed; `price` as shown.
+
+`propensity` is the logging policy's probability of showing this item in this slot, where a log states it.
+"""
 
 EVENTS = TableSchema(
     name="events",
@@ -154,7 +158,7 @@ this impression wherever it finishes, `p_click_top` as if shown in the top slot.
 LOG_TABLES = {t.name: t for t in (ITEMS, USERS, QUERIES, REQUESTS, CANDIDATES, EVENTS)}
 """The tables every log directory must hold; a directory `<name>/part-*.parquet` each. A synthetic shop adds `oracle`."""
 
-_I8, _I16, _I32, _F32 = (pa.list_(t) for t in (pa.int8(), pa.int16(), pa.int32(), pa.float32()))
+_I8, _I16, _I32, _I64, _F32 = (pa.list_(t) for t in (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32()))
 
 SAMPLES = pa.schema(
     [
@@ -178,15 +182,20 @@ SAMPLES = pa.schema(
         ("position", _I16),  # -1 if not exposed
         ("rank", _I16),
         ("price", _F32),  # NaN if unknown
+        ("propensity", _F32),  # the logging policy's probability of this item in this slot; NaN if the log does not say
         ("probability", _F32),  # of this candidate being drawn into the sample
         ("touches", _I16),  # earlier events of this user on this item
         ("touch_age", _I32),  # seconds since the last of them, -1 if none
         ("click", _I8),  # 0 or 1
         ("click_level", _I8),  # 0 none, 1 in the request itself, 2.. preference order of the attribution rule
         ("click_origin", _I8),  # domain index of the event, -1 if none
+        ("click_ts", _I64),  # of the event, -1 if none
+        ("click_weight", _F32),  # confidence in the label, 1 unless the build was asked to discount
         ("purchase", _I8),
         ("purchase_level", _I8),
         ("purchase_origin", _I8),
+        ("purchase_ts", _I64),
+        ("purchase_weight", _F32),
     ]
 )
 """One row a request: the list-wise sample (design of ES3, UniScale section 2)."""

@@ -64,7 +64,7 @@ class Shop:
             exposed = rank < len(shown)
             position = rank if exposed else None
             row = {"request_id": request, "item_id": item, "rank": rank, "exposed": exposed, "position": position}
-            self.rows["candidates"].append({**row, "price": 1.0 + rank})
+            self.rows["candidates"].append({**row, "price": 1.0 + rank, "propensity": 0.5})
         return request
 
     def event(

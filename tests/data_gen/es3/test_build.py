@@ -78,7 +78,8 @@ def test_test_split_is_the_same_and_holds_full_lists(all_built, read_samples):
 def test_each_composition_holds_the_one_before(all_built, read_samples):
     root, manifests = all_built
     sets = [read_samples(root / name) for name in COMPOSITIONS]
-    changing = {"click", "click_level", "click_origin", "purchase", "purchase_level", "purchase_origin", "probability"}
+    changing = {f"{kind}{part}" for kind in ("click", "purchase") for part in ("", "_level", "_origin", "_ts", "_weight")}
+    changing.add("probability")
     for smaller, larger in itertools.pairwise(sets):
         for request, row in smaller.items():
             other = larger[request]
