@@ -1,0 +1,130 @@
+"""What an adapter of a public log is: it reads a folder the user supplies and says what the log gives and what it cannot.
+
+An adapter is a module of this package with one `ADAPTER`. Its `read` returns whole tables with declared schemas: the log tables of
+`unisc.data.schema` where the source has them, else interactions or sequences. What the source did not record stays absent and is
+named in `cannot_give`; nothing is invented in its place.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unisc.data import manifest
+from unisc.data.schema import LOG_TABLES, TableSchema
+from unisc.errors import InputError
+
+INTERACTIONS = TableSchema(
+    name="interactions",
+    columns=pa.schema([("user_id", pa.int32()), ("item_id", pa.int32()), ("split", pa.string())]),
+)
+"""User-item pairs without time, in the benchmark's own split."""
+
+SEQUENCES = TableSchema(
+    name="sequences",
+    columns=pa.schema(
+        [
+            ("sequence_id", pa.int64()),
+            ("user_id", pa.int32()),
+            ("item_ids", pa.list_(pa.int32())),
+            ("target_id", pa.int32()),
+            ("split", pa.string()),
+        ]
+    ),
+    nullable=frozenset({"user_id", "target_id"}),
+    key=("sequence_id",),
+)
+"""Items in the order a user or session met them, without time; `target_id` the item to predict after them, null in training rows."""
+
+TABLES = {**LOG_TABLES, INTERACTIONS.name: INTERACTIONS, SEQUENCES.name: SEQUENCES}
+KINDS_OF_DIRECTORY = ("logs", "events", "sequences")
+"""`logs`: all six log tables, what ES3 needs. `events`: items, users and events, no lists. `sequences`: neither times nor lists."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Converted:
+    """The tables of one source, with what must be known of them.
+
+    `tables` holds only tables the source supports, each with its declared schema less the optional columns it lacks. `domains`
+    (the target first) and `test_start` (unix seconds) are None where the tables have no domain or no time. `quality` is what the
+    reader left out or had to assume, in counts and sentences.
+    """
+
+    tables: Mapping[str, pa.Table]
+    domains: tuple[str, ...] | None = None
+    test_start: int | None = None
+    end_ts: int | None = None
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Which of KINDS_OF_DIRECTORY these tables make."""
+        if self.tables.keys() >= LOG_TABLES.keys():
+            return "logs"
+        return "events" if "events" in self.tables else "sequences"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adapter:
+    """One public source.
+
+    `files` are the file names expected in the user's folder (patterns allowed), `columns` the columns read from each, by file,
+    with the Arrow type they must convert to. `read` takes the folder and raises InputError for a missing file or column, a value
+    that does not convert, or an id that refers to nothing where the source promises it.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    gives: tuple[str, ...]
+    cannot_give: tuple[str, ...]
+    columns: Mapping[str, pa.Schema]
+    read: Callable[[Path], Converted]
+
+
+def convert(adapter: Adapter, path: Path, out: Path) -> dict[str, Any]:
+    """Write a source's tables as `<table>/part-00000.parquet` with a manifest into a new directory; return the manifest.
+
+    Raises:
+      InputError: as the adapter's `read`; an output folder that holds something or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: already exists; remove it or give another output folder")
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give the folder that holds {', '.join(adapter.columns)}")
+    converted = adapter.read(path)
+    aside = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{adapter.name}-", dir=out.parent))
+        aside.chmod(0o755)
+        for name, table in converted.tables.items():
+            declared = TABLES[name].columns
+            schema = pa.schema([f for f in declared if f.name in table.column_names])
+            (aside / name).mkdir()
+            pq.write_table(table.select(schema.names).cast(schema), aside / name / "part-00000.parquet", compression="zstd")
+        extra = {"domains": list(converted.domains) if converted.domains else None, "test_start": converted.test_start}
+        made = manifest.write(
+            aside,
+            kind=converted.kind,
+            config={"source": adapter.name},
+            counts={name: len(table) for name, table in converted.tables.items()},
+            end_ts=converted.end_ts,
+            gives=list(adapter.gives),
+            cannot_give=list(adapter.cannot_give),
+            quality=dict(converted.quality),
+            **extra,
+        )
+        aside.rename(out)
+    except OSError as e:
+        raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+    return made
