@@ -35,7 +35,7 @@ class Material:
     searchification: dict[str, int]
 
 
-def prepare(session: Session, logs: Logs, config: ES3Config) -> Material:
+def prepare(session: Session, logs: Logs, shared, config: ES3Config) -> Material:
     """Compute everything `config.composition` needs, and with it all smaller compositions."""
     timeline = make_timeline(session, logs.events)
     pool = make_pool(session, logs)

@@ -27,6 +27,14 @@ class ES3Config:
     relevance: str = "category"
     unexposed_per_exposed: int = 2
     history_len: int = 20
+    history_max_age: int = 0
+    text_threshold: float = 0.5
+    label_half_life: int = 0
+    level_confidence: float = 1.0
+    sampling: str = "uniform"
+    strata: int = 4
+    hard_share: float = 0.5
+    negatives: str = "similar"
     seed: int = 0
 
     def __post_init__(self) -> None:

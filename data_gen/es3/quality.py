@@ -8,28 +8,37 @@ from data_gen.es3.compose import ATTRIBUTED, SEARCHIFIED, Material, view
 from data_gen.es3.session import Session
 from data_gen.es3.tables import Logs
 from unisc.data.schema import COMPOSITIONS
-from unisc.errors import InputError
 
 
-def check_positives(session: Session, logs: Logs, material: Material) -> None:
-    """Raise InputError if a split has no request or no click: nothing could be trained or measured."""
-    for name, candidates in (("test", material.test_candidates), ("train", view(material, 0)[1])):
-        found = _volumes(session, candidates)
-        if not found["requests"] or not found["clicks"]:
-            missing = "positives (clicks)" if found["requests"] else "requests"
-            side = "at or after" if name == "test" else "before"
-            raise InputError(
-                f"{logs.directory}: the {name} split ({logs.domains[0]} requests {side} test_start {logs.test_start}) "
-                f"has no {missing}; move test_start or give longer logs"
-            )
+def measure(session, logs, shared, material, stage):
+    import json
+
+    import pyarrow as pa
+
+    return pa.table({"x": [json.dumps(_measure(session, logs, material, s)) for s in range(stage + 1)]})
 
 
-def measure(session: Session, logs: Logs, material: Material, stage: int) -> dict[str, Any]:
+def merge(tables):
+    return tables[0]
+
+
+def summarise(stats, *, header, config, quarantine, shared):
+    import json
+    from collections import Counter
+
+    r = json.loads(stats["x"][config.stage].as_py())
+    r["quarantine"] = dict(
+        sorted(Counter(f"{a}: {b}" for a, b in zip(quarantine["table"].to_pylist(), quarantine["reason"].to_pylist())).items())
+    )
+    r["counts"]["quarantined"] = len(quarantine)
+    return r
+
+
+def _measure(session: Session, logs: Logs, material: Material, stage: int) -> dict[str, Any]:
     """Return `counts` (flat) and the quality sections of the manifest, for a composition and all before it."""
     volumes = {COMPOSITIONS[s]: _volumes(session, view(material, s)[1]) for s in range(stage + 1)}
     first = volumes[COMPOSITIONS[0]]
     test = _volumes(session, material.test_candidates)
-    aside = logs.quarantine.group_by("table", "reason").aggregate(n=logs.quarantine.count()).order_by("table", "reason")
     report: dict[str, Any] = {
         "volumes": volumes,
         "volume_ratios": {
@@ -37,7 +46,6 @@ def measure(session: Session, logs: Logs, material: Material, stage: int) -> dic
             for name, row in volumes.items()
         },
         "test": test,
-        "quarantine": {f"{r['table']}: {r['reason']}": r["n"] for r in session.fetch(aside).to_pylist()},
         "labels": _labels(session, logs, view(material, stage)[1]),
     }
     if stage >= ATTRIBUTED:
@@ -50,7 +58,6 @@ def measure(session: Session, logs: Logs, material: Material, stage: int) -> dic
     report["counts"] = {
         **{f"train_{key}": n for key, n in train.items()},
         **{f"test_{key}": n for key, n in test.items()},
-        "quarantined": sum(report["quarantine"].values()),
     }
     return report
 

@@ -1,19 +1,26 @@
-"""Log tables in: schemas and values checked, rows that refer to nothing set aside with their reason."""
+"""Log tables in: schemas and values checked, rows that cannot be used set aside with their reason, the rest split by user.
 
-from collections.abc import Mapping
+Catalogue tables (items, users, queries) must be whole. In the tables that record what happened (requests, candidates, events)
+a row that breaks its schema, repeats another or refers to nothing is set aside; if more than `max_quarantine` of a table breaks
+its schema or repeats, the table itself is wrong and the build stops with one line.
+"""
+
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_gen.es3.session import Session
+from data_gen.es3.catalogue import TS_LIMIT, check_columns, count_rows, part_files, read_catalogue
+from data_gen.es3.hashing import with_hash
+from data_gen.es3.session import Session, parquet_files
 from unisc.data import manifest
-from unisc.data.schema import KINDS, LOG_TABLES, TableSchema
+from unisc.data.schema import CANDIDATES, EVENTS, ITEMS, KINDS, LOG_TABLES, ORACLE, QUERIES, REQUESTS, USERS, TableSchema
 from unisc.errors import InputError
 
 QUARANTINE = pa.schema(
@@ -28,17 +35,20 @@ QUARANTINE = pa.schema(
 )
 """A row set aside: where it stood, why it cannot be used, and the columns that identify it (null where it has none)."""
 
+REQUEST_LIMIT = 2**51
+"""Logged request ids stay below, which leaves room for those of the pseudo requests made of them."""
 
-_TS_LIMIT = 2**40
-"""Far beyond any date in seconds, and before any in milliseconds, which is what a larger value usually is."""
+_NAME = "intake.json"
+_FACTS = (REQUESTS, CANDIDATES, EVENTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Logs:
-    """Checked log tables, every declared column present (null where the logs lack it) and every reference resolved.
+    """Checked log tables of some users: every declared column present (null where the logs lack it), every reference resolved.
 
     `domain` and `kind` are integer codes: places in `domains` and in KINDS. `requests` has `test`, true in the test split.
-    `quarantine` holds the rows set aside. `absent` names optional item columns the logs do not have.
+    `oracle` holds true probabilities where the logs have them, for the quality report alone. `absent` names optional item
+    columns that the logs do not have.
     """
 
     directory: Path
@@ -50,140 +60,159 @@ class Logs:
     requests: ir.Table
     candidates: ir.Table
     events: ir.Table
-    quarantine: ir.Table
+    oracle: ir.Table | None
     absent: frozenset[str]
 
 
-def read_logs(session: Session, directory: Path) -> Logs:
-    """Read, check and resolve the log tables of a directory.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What is known of logs before their rows are read: names of domains (target first), split, identity, sizes."""
+
+    directory: Path
+    fingerprint: str
+    domains: tuple[str, ...]
+    test_start: int
+    num_candidates: int
+
+
+def read_header(directory: Path) -> Header:
+    """Read the manifest of a directory of logs and check that every shard it names is as it says.
 
     Raises:
-      InputError: a table or column missing, foreign or of another type; an empty table; a null, negative or non-finite
-        value where none may be; a repeated key; ids that are not dense; an unknown domain or kind; an unusable manifest.
+      InputError: no manifest, a shard that does not match it, no usable domains or test_start, a table that is missing.
     """
-    about = manifest.read(directory, kind="logs")
+    if not (directory / manifest.NAME).is_file() and (directory / CANDIDATES.name).is_dir():
+        raise InputError(
+            f"{directory}: log tables without a {manifest.NAME}; write one with `python -m data_gen.es3 describe-logs "
+            f"{directory} --domains search,... --test-start TIME`"
+        )
+    about = manifest.read(directory, kind="logs", verify=True)
     domains, test_start = _split(directory, about)
-    raw: dict[str, ir.Table] = {}
-    absent: set[str] = set()
-    for schema in LOG_TABLES.values():
-        missing = _check_files(directory / schema.name, schema)
-        if schema.name == "items":
-            absent |= missing
-        try:
-            table = session.read(str(directory / schema.name / "part-*.parquet"))
-            _check_values(session, directory / schema.name, schema, table)
-        except duckdb.Error as e:
-            if isinstance(e, duckdb.OutOfMemoryException):
-                raise
-            words = " ".join(str(e).split())[:160]
-            raise InputError(f"{directory / schema.name}: cannot be read ({words}); write this table again") from e
-        raw[schema.name] = _complete(table, schema)
-    _check_words(session, directory / "requests", raw["requests"], "domain", domains, "list it in the manifest's domains")
-    _check_words(session, directory / "events", raw["events"], "domain", domains, "list it in the manifest's domains")
-    _check_words(session, directory / "events", raw["events"], "kind", KINDS, "rename or remove these rows")
-    requests, candidates, events = _with_reasons(session, raw, domains, test_start)
-    flagged = {"requests": requests, "candidates": candidates, "events": events}
-    kept = {name: session.save(name, table.filter(table.reason.isnull()).drop("reason")) for name, table in flagged.items()}
-    return Logs(
+    return Header(
         directory=directory,
         fingerprint=about["fingerprint"],
         domains=domains,
         test_start=test_start,
-        items=session.save("items", raw["items"]),
-        queries=session.save("queries", raw["queries"]),
-        quarantine=session.save("quarantine", ibis.union(*(_set_aside(name, table) for name, table in flagged.items()))),
-        absent=frozenset(absent),
-        **kept,
+        num_candidates=_num_rows(directory, CANDIDATES),
     )
 
 
-def _split(directory: Path, about: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+def describe_logs(directory: Path, domains: tuple[str, ...], test_start: int) -> dict[str, Any]:
+    """Write the manifest of log tables that another program made; return it.
+
+    Raises:
+      InputError: a table missing or of another schema, domains or a split that cannot be, or a manifest that is there already.
+    """
+    if (directory / manifest.NAME).exists():
+        raise InputError(f"{directory / manifest.NAME}: already exists; remove it to describe the logs anew")
+    _split(directory, {"domains": list(domains) if all(domains) else None, "test_start": test_start})
+    counts = {schema.name: _num_rows(directory, schema) for schema in LOG_TABLES.values()}
+    return manifest.write(
+        directory, kind="logs", config={}, counts=counts, domains=list(domains), test_start=test_start, end_ts=None
+    )
+
+
+def _num_rows(directory: Path, schema: TableSchema) -> int:
+    files = part_files(directory, schema)
+    check_columns(files, schema)
+    return count_rows(files)
+
+
+def _split(directory: Path, about: dict[str, Any]) -> tuple[tuple[str, ...], int]:
     domains, test_start = about.get("domains"), about.get("test_start")
     path = directory / manifest.NAME
     if not isinstance(domains, list) or not domains or not all(isinstance(d, str) for d in domains) or len(domains) > 127:
         raise InputError(f"{path}: domains is {domains!r}; give a list of names, the target domain first")
-    if not isinstance(test_start, int) or test_start < 0:
+    if not isinstance(test_start, int) or not 0 <= test_start < TS_LIMIT:
         raise InputError(f"{path}: test_start is {test_start!r}; give unix seconds")
     return tuple(domains), test_start
 
 
-def _check_files(directory: Path, schema: TableSchema) -> set[str]:
-    """Check every part's columns and types; return the optional columns that are absent."""
-    files = sorted(directory.glob("part-*.parquet"))
-    if not files:
-        raise InputError(f"{directory}: no part-*.parquet, so table {schema.name} is missing; add it")
-    absent: set[str] | None = None
-    for file in files:
-        try:
-            found = pq.read_schema(file)
-        except (pa.ArrowException, OSError) as e:
-            raise InputError(f"{file}: not a readable Parquet file ({' '.join(str(e).split())[:120]}); write it again") from e
-        missing = set(schema.columns.names) - set(found.names)
-        if required := sorted(missing - schema.optional):
-            raise InputError(f"{file}: column {required[0]} is missing; add it as {schema.columns.field(required[0]).type}")
-        for field in found:
-            if field.name not in schema.columns.names or found.names.count(field.name) > 1:
-                raise InputError(f"{file}: column {field.name} is not one of {schema.name}'s; remove it")
-            declared = schema.columns.field(field.name).type
-            if _plain(field.type) != declared:
-                raise InputError(f"{file}: column {field.name} is {field.type}, not {declared}; convert it")
-        if absent is not None and missing != absent:
-            raise InputError(f"{file}: has other columns than {files[0].name}; write every part of {schema.name} alike")
-        absent = missing
-    return absent or set()
+def intake(session: Session, header: Header, out: Path, *, buckets: int, max_quarantine: float) -> None:
+    """Check the tables and write them split by user into `out`, with `quarantine/`, `items/`, `queries/` and `intake.json`.
+
+    Raises:
+      InputError: a table or column missing, foreign or of another type; a file that cannot be read; a catalogue table with a
+        fault; an empty table; an unknown domain or kind; more faulty rows in a table than `max_quarantine` of it.
+    """
+    directory, domains = header.directory, header.domains
+    absent, tables = set[str](), dict[str, ir.Table]()
+    for schema in (ITEMS, USERS, QUERIES):
+        files = part_files(directory, schema)
+        missing = check_columns(files, schema)
+        rows = read_catalogue(files, schema)
+        if not len(rows) and schema is not QUERIES:
+            raise InputError(f"{directory / schema.name}: table {schema.name} is empty; give at least one row")
+        if schema is ITEMS:
+            absent = missing
+        tables[schema.name] = session.load(schema.name, rows)
+        if schema is not USERS:
+            (out / schema.name).mkdir(parents=True)
+            pq.write_table(rows, out / schema.name / "part-00000.parquet", compression="lz4")
+    check = _Check(session, directory, max_quarantine)
+    for schema in _FACTS:
+        tables[schema.name] = check.read(schema)
+    for name in ("requests", "events"):
+        _check_words(session, directory / name, tables[name], "domain", domains, "list it in the manifest's domains")
+    _check_words(session, directory / "events", tables["events"], "kind", KINDS, "rename or remove these rows")
+
+    users = with_hash(tables["users"].select(known_user="user_id"), "lot", "known_user", seed=0)
+    users = users.select("known_user", bucket=(users.lot % buckets).cast("int32"))
+    requests = check.requests(tables["requests"], users, tables["queries"])
+    requests = requests.mutate(domain=_code(requests.domain, domains), test=requests.ts >= header.test_start)
+    requests = session.save("requests_kept", requests)
+    owners = requests.select(known_request="request_id", owner="user_id", asked="ts", bucket="bucket")
+    items = tables["items"].select(known_item="item_id")
+    candidates = check.candidates(tables["candidates"], owners.select("known_request", "bucket"), items)
+    events = check.events(tables["events"], owners.drop("bucket"), users, items)
+    events = events.mutate(domain=_code(events.domain, domains), kind=_code(events.kind, KINDS))
+    session.write(requests, out / "requests", by="bucket")
+    session.write(candidates, out / "candidates", by="bucket")
+    session.write(events, out / "events", by="bucket")
+    has_oracle = any((directory / ORACLE.name).glob("part-*.parquet"))
+    if has_oracle:
+        truth = check.read(ORACLE).inner_join(owners.select("known_request", "bucket"), [("request_id", "known_request")])
+        session.write(truth.drop("known_request"), out / "oracle", by="bucket")
+    (out / "quarantine").mkdir()
+    aside = session.fetch(ibis.union(*check.aside)).cast(QUARANTINE) if check.aside else QUARANTINE.empty_table()
+    pq.write_table(aside.sort_by([(n, "ascending") for n in QUARANTINE.names]), out / "quarantine" / "part-00000.parquet")
+    (out / _NAME).write_text(json.dumps({"absent": sorted(absent), "has_oracle": has_oracle}))
 
 
-def _plain(found: pa.DataType) -> pa.DataType:
-    """Reduce spellings of a type that mean the same values on disk."""
-    if pa.types.is_large_string(found):
-        return pa.string()
-    if pa.types.is_list(found) or pa.types.is_large_list(found):
-        return pa.list_(_plain(found.value_type))
-    return found
-
-
-def _check_values(session: Session, directory: Path, schema: TableSchema, table: ir.Table) -> None:
-    """Count nulls, negative and non-finite values, repeated keys and gaps in dense ids; name the first that is wrong."""
-    wrong: dict[str, tuple[str, str, ir.BooleanValue]] = {}
-    for name, dtype in table.schema().items():
-        column = table[name]
-        if name not in schema.nullable:
-            wrong[f"{name}_null"] = (name, "null", column.isnull())
-        if dtype.is_floating():
-            wrong[f"{name}_finite"] = (name, "NaN or infinite", column.isnan() | column.isinf())
-        if dtype.is_numeric():
-            wrong[f"{name}_negative"] = (name, "negative", column < 0)
-        if name in ("ts", "created_ts"):
-            wrong[f"{name}_late"] = (name, "too large for unix seconds", column >= _TS_LIMIT)
-    counts = session.first(
-        table.aggregate(rows=table.count(), **{key: bad.fill_null(False).sum() for key, (_, _, bad) in wrong.items()})
+def open_logs(session: Session, header: Header, intaken: Path, bucket: int | None = None) -> Logs:
+    """Return the checked tables of one bucket of users, or of all users."""
+    facts = json.loads((intaken / _NAME).read_text())
+    folder = "bucket=*" if bucket is None else f"bucket={bucket}"
+    tables = {}
+    for schema in (*_FACTS, ORACLE):
+        files = sorted((intaken / schema.name).glob(f"{folder}/*.parquet"))
+        # Cast, since an engine may write a column wider than the expression says.
+        kept = _kept_schema(schema)
+        tables[schema.name] = session.read(files, kept).cast(ibis.Schema.from_pyarrow(kept)).select(*kept.names)
+    return Logs(
+        directory=header.directory,
+        fingerprint=header.fingerprint,
+        domains=header.domains,
+        test_start=header.test_start,
+        items=session.read(parquet_files(intaken / "items"), ITEMS.columns),
+        queries=session.read(parquet_files(intaken / "queries"), QUERIES.columns),
+        requests=tables["requests"],
+        candidates=tables["candidates"],
+        events=tables["events"],
+        oracle=tables["oracle"] if facts["has_oracle"] else None,
+        absent=frozenset(facts["absent"]),
     )
-    if not counts["rows"]:
-        raise InputError(f"{directory}: table {schema.name} is empty; give logs with at least one row in it")
-    for key, (name, what, bad) in wrong.items():
-        if counts[key]:
-            # Sorted, not filtered: a filter would be pushed into the Parquet reader, whose statistics leave NaN out.
-            worst = table.order_by(bad.fill_null(False).desc()).select(*(schema.key or ("user_id", "item_id", "ts")))
-            where = _words(session.first(worst))
-            raise InputError(
-                f"{directory}: column {name} has {counts[key]} {what} value(s), one at {where}; correct or remove these rows"
-            )
-    if schema.key:
-        repeated = session.first(table.group_by(list(schema.key)).having(table.count() > 1).aggregate(rows=table.count()))
-        if repeated:
-            rows = repeated.pop("rows")
-            raise InputError(f"{directory}: duplicate {_words(repeated)} in {rows} rows; keep one of them")
-    if schema.name in ("items", "users", "queries"):
-        last = session.first(table.aggregate(last=table[schema.key[0]].max()))["last"]
-        if last != counts["rows"] - 1:
-            raise InputError(
-                f"{directory}: column {schema.key[0]} reaches {last} in {counts['rows']} rows, so it is not dense; "
-                "number the rows from 0 without gaps"
-            )
 
 
-def _words(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in row.items())
+def read_quarantine(intaken: Path) -> pa.Table:
+    """Return the rows set aside, in a fixed order."""
+    return pq.read_table(intaken / "quarantine" / "part-00000.parquet")
+
+
+def _kept_schema(schema: TableSchema) -> pa.Schema:
+    coded = {"domain": pa.int8(), "kind": pa.int8()}
+    fields = [pa.field(f.name, coded.get(f.name, f.type)) for f in schema.columns]
+    return pa.schema([*fields, pa.field("test", pa.bool_())] if schema is REQUESTS else fields)
 
 
 def _check_words(session: Session, directory: Path, table: ir.Table, name: str, known: tuple[str, ...], remedy: str) -> None:
@@ -192,65 +221,152 @@ def _check_words(session: Session, directory: Path, table: ir.Table, name: str, 
         raise InputError(f"{directory}: column {name} has unknown {unknown[name]!r}, known are {', '.join(known)}; {remedy}")
 
 
-def _complete(table: ir.Table, schema: TableSchema) -> ir.Table:
-    declared = ibis.Schema.from_pyarrow(schema.columns)
-    filled = {n: ibis.null(t) for n, t in declared.items() if n not in table.columns}
-    return table.mutate(**filled).select(*schema.columns.names)
-
-
 def _code(column: ir.Value, words: tuple[str, ...]) -> ir.Value:
-    return column.cases(*((word, ibis.literal(i, "int8")) for i, word in enumerate(words)))
+    return column.cases(*((word, i) for i, word in enumerate(words))).cast("int8")
 
 
-def _with_reasons(
-    session: Session, raw: Mapping[str, ir.Table], domains: tuple[str, ...], test_start: int
-) -> tuple[ir.Table, ir.Table, ir.Table]:
-    """Add `reason` to requests, candidates and events: null, or why the row cannot be used."""
-    users = raw["users"].select(known_user=raw["users"].user_id)
-    queries = raw["queries"].select(known_query=raw["queries"].query_id)
-    items = raw["items"].select(known_item=raw["items"].item_id)
-    r = raw["requests"]
-    r = r.left_join(users, r.user_id == users.known_user)
-    r = r.left_join(queries, r.query_id == queries.known_query)
-    requests = session.save(
-        "requests_flagged",
-        r.mutate(
-            domain=_code(r.domain, domains),
-            test=r.ts >= test_start,
+class _Check:
+    """Reads the tables of facts and takes out rows that cannot be used; `aside` collects them in the form of QUARANTINE."""
+
+    def __init__(self, session: Session, directory: Path, max_quarantine: float) -> None:
+        self.session, self.directory, self.max_quarantine = session, directory, max_quarantine
+        self.aside: list[ir.Table] = []
+
+    def read(self, schema: TableSchema) -> ir.Table:
+        files = part_files(self.directory, schema)
+        check_columns(files, schema)
+        if not count_rows(files):
+            raise InputError(f"{self.directory / schema.name}: table {schema.name} is empty; give at least one row")
+        table = self.session.read(files, schema.columns)
+        declared = ibis.Schema.from_pyarrow(schema.columns)
+        filled = {n: ibis.null(t) for n, t in declared.items() if n not in table.columns}
+        return table.mutate(**filled).select(*schema.columns.names)
+
+    def requests(self, table: ir.Table, users: ir.Table, queries: ir.Table) -> ir.Table:
+        """Keep usable requests, with the `bucket` of their user."""
+        table = self._distinct(REQUESTS, self._sound(REQUESTS, table))
+        joined = table.left_join(users, table.user_id == users.known_user)
+        known = queries.select(known_query="query_id")
+        joined = joined.left_join(known, joined.query_id == known.known_query)
+        joined = joined.mutate(
             reason=ibis.cases(
-                (r.known_user.isnull(), "unknown user"),
-                (r.query_id.notnull() & r.known_query.isnull(), "unknown query"),
-            ),
-        ).drop("known_user", "known_query"),
-    )
-    valid = requests.filter(requests.reason.isnull())
-    c = raw["candidates"]
-    known = valid.select(known_request=valid.request_id)
-    c = c.left_join(known, c.request_id == known.known_request)
-    c = c.left_join(items, c.item_id == items.known_item)
-    candidates = c.mutate(
-        reason=ibis.cases((c.known_request.isnull(), "unknown request"), (c.known_item.isnull(), "unknown item"))
-    ).drop("known_request", "known_item")
-    e = raw["events"]
-    owner = valid.select(known_request=valid.request_id, request_user=valid.user_id, request_ts=valid.ts)
-    e = e.left_join(users, e.user_id == users.known_user).left_join(items, e.item_id == items.known_item)
-    e = e.left_join(owner, e.request_id == owner.known_request)
-    events = e.mutate(
-        domain=_code(e.domain, domains),
-        kind=_code(e.kind, KINDS),
-        reason=ibis.cases(
-            (e.known_user.isnull(), "unknown user"),
-            (e.known_item.isnull(), "unknown item"),
-            (e.request_id.notnull() & e.known_request.isnull(), "unknown request"),
-            (e.request_user != e.user_id, "another user's request"),
-            (e.ts < e.request_ts, "before its request"),
-        ),
-    ).drop("known_user", "known_item", "known_request", "request_user", "request_ts")
-    return requests, candidates, events
+                (joined.known_user.isnull(), "unknown user"),
+                (joined.query_id.notnull() & joined.known_query.isnull(), "unknown query"),
+            )
+        ).drop("known_user", "known_query")
+        return self._take_out("requests", self.session.save("requests_flagged", joined))
+
+    def candidates(self, table: ir.Table, owners: ir.Table, items: ir.Table) -> ir.Table:
+        """Keep candidates of kept requests and known items, with their `bucket`."""
+        table = self._distinct(CANDIDATES, self._sound(CANDIDATES, table))
+        joined = table.left_join(owners, table.request_id == owners.known_request)
+        joined = joined.left_join(items, joined.item_id == items.known_item)
+        joined = joined.mutate(
+            reason=ibis.cases((joined.known_request.isnull(), "unknown request"), (joined.known_item.isnull(), "unknown item"))
+        ).drop("known_request", "known_item")
+        return self._take_out("candidates", self.session.save("candidates_flagged", joined))
+
+    def events(self, table: ir.Table, owners: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
+        """Keep events of known users and items that do not contradict the request they name, with their `bucket`."""
+        table = self._distinct(EVENTS, self._sound(EVENTS, table))
+        joined = table.left_join(users, table.user_id == users.known_user)
+        joined = joined.left_join(items, joined.item_id == items.known_item)
+        joined = joined.left_join(owners, joined.request_id == owners.known_request)
+        joined = joined.mutate(
+            reason=ibis.cases(
+                (joined.known_user.isnull(), "unknown user"),
+                (joined.known_item.isnull(), "unknown item"),
+                (joined.request_id.notnull() & joined.known_request.isnull(), "unknown request"),
+                (joined.owner != joined.user_id, "another user's request"),
+                (joined.ts < joined.asked, "before its request"),
+            )
+        ).drop("known_user", "known_item", "known_request", "owner", "asked")
+        return self._take_out("events", self.session.save("events_flagged", joined))
+
+    def _sound(self, schema: TableSchema, table: ir.Table) -> ir.Table:
+        """Take out rows that break their schema: nulls, negative and non-finite values, times and ids out of range."""
+        faults = _faults(schema, table)
+        counts = self.session.first(
+            table.aggregate(
+                rows=table.count(), **{f"fault_{i}": bad.fill_null(False).sum() for i, (_, bad) in enumerate(faults)}
+            )
+        )
+        found = [(words, bad, counts[f"fault_{i}"]) for i, (words, bad) in enumerate(faults) if counts[f"fault_{i}"]]
+        for words, bad, n in found:
+            self._limit(
+                schema.name, f"column {words}", n, counts["rows"], table, bad, schema.key or ("user_id", "item_id", "ts")
+            )
+        if not found:
+            return table
+        flagged = table.mutate(reason=ibis.cases(*((bad.fill_null(False), words) for words, bad, _ in found)))
+        return self._take_out(schema.name, self.session.save(f"{schema.name}_read", flagged))
+
+    def _distinct(self, schema: TableSchema, table: ir.Table) -> ir.Table:
+        """Take out repeated rows: all but one of equal ones, every one of those that share a key and differ."""
+        name, key = schema.name, schema.key or tuple(schema.columns.names)
+        keys = {f"key_{k}": _comparable(schema, table, k) for k in key}
+        repeated = table.group_by(**keys).having(table.count() > 1).aggregate(copies=table.count())
+        repeated = self.session.save(f"{name}_repeated", repeated)
+        if not self.session.first(repeated):
+            return table
+        same = [_comparable(schema, table, k) == repeated[f"key_{k}"] for k in key]
+        some, rest = table.semi_join(repeated, same), table.anti_join(repeated, same)
+        known = [_comparable(schema, some, c) for c in some.columns]
+        some = some.mutate(
+            alike=some.count().over(group_by=known),
+            place=ibis.row_number().over(group_by=known, order_by=known),
+            named=some.count().over(group_by=[_comparable(schema, some, k) for k in key]),
+        )
+        reason = ibis.cases((some.alike < some.named, "conflicting duplicate"), (some.place > 0, "duplicate row"))
+        some = self.session.save(f"{name}_copies", some.mutate(reason=reason).drop("alike", "place", "named"))
+        wrong = some.reason.notnull()
+        n = self.session.first(some.aggregate(n=wrong.sum()))["n"]
+        rows = self.session.first(table.aggregate(n=table.count()))["n"]
+        self._limit(name, "duplicate", n, rows, some, wrong, [k for k in key if k in QUARANTINE.names])
+        return ibis.union(self._take_out(name, some), rest)
+
+    def _limit(self, name: str, words: str, n: int, rows: int, table: ir.Table, bad: ir.Value, key: Sequence[str]) -> None:
+        if n <= self.max_quarantine * rows:
+            return
+        # Sorted, not filtered: a filter would be pushed into a Parquet reader, whose statistics leave NaN out.
+        worst = table.order_by(bad.fill_null(False).desc()).select(*key)
+        where = ", ".join(f"{k} {v}" for k, v in self.session.first(worst).items())
+        raise InputError(
+            f"{self.directory / name}: {words} in {n} of {rows} rows, one at {where}; correct or remove them, or allow more "
+            f"than {self.max_quarantine:g} of a table to be set aside with --max-quarantine"
+        )
+
+    def _take_out(self, name: str, flagged: ir.Table) -> ir.Table:
+        bad = flagged.filter(flagged.reason.notnull()).mutate(table=ibis.literal(name))
+        columns = ibis.Schema.from_pyarrow(QUARANTINE)
+        filled = {n: ibis.null(t) for n, t in columns.items() if n not in bad.columns}
+        self.aside.append(bad.mutate(**filled).select(*QUARANTINE.names).cast(columns))
+        return flagged.filter(flagged.reason.isnull()).drop("reason")
 
 
-def _set_aside(name: str, flagged: ir.Table) -> ir.Table:
-    bad = flagged.filter(flagged.reason.notnull()).mutate(table=ibis.literal(name))
-    columns = ibis.Schema.from_pyarrow(QUARANTINE)
-    filled = {n: ibis.null(t) for n, t in columns.items() if n not in bad.columns}
-    return bad.mutate(**filled).select(*QUARANTINE.names)
+def _faults(schema: TableSchema, table: ir.Table) -> list[tuple[str, ir.Value]]:
+    faults: list[tuple[str, ir.Value]] = []
+    for name, dtype in table.schema().items():
+        column = table[name]
+        if name not in schema.nullable:
+            faults.append((f"{name} is null", column.isnull()))
+        if dtype.is_floating():
+            faults.append((f"{name} is NaN or infinite", column.isnan() | column.isinf()))
+        if dtype.is_numeric():
+            faults.append((f"{name} is negative", column < 0))
+        if name == "ts":
+            faults.append((f"{name} is too large for unix seconds", column >= TS_LIMIT))
+        if name == "request_id":
+            faults.append((f"{name} is not below 2**51", column >= REQUEST_LIMIT))
+        if name == "propensity":
+            faults.append((f"{name} is not in (0, 1]", (column <= 0) | (column > 1)))
+    return faults
+
+
+def _comparable(schema: TableSchema, table: ir.Table, name: str) -> ir.Value:
+    """A column whose nulls compare equal: a value that no sound row holds stands for them."""
+    column = table[name]
+    return column.fill_null(ibis.literal(-1).cast(column.type())) if name in schema.nullable else column
+
+
+__all__ = ["QUARANTINE", "Header", "Logs", "describe_logs", "intake", "open_logs", "read_header", "read_quarantine"]

@@ -57,10 +57,11 @@ def count_earlier(requests: ir.Table, timeline: Timeline) -> ir.Table:
     return requests.inner_join(counted, requests.request_id == counted.counted_request).drop("counted_request")
 
 
-def histories(requests: ir.Table, timeline: Timeline, length: int) -> ir.Table:
+def histories(requests: ir.Table, timeline: Timeline, length: int, max_age: int) -> ir.Table:
     """One row an earlier event: request_id, order_key, back (0 is the most recent), item_id, kind, domain, age in seconds.
 
-    `requests` needs user_id, ts, order_key and `earlier`; at most `length` events a request.
+    `requests` needs user_id, ts, order_key and `earlier`; at most `length` events a request, none older than `max_age` seconds
+    (0: no limit).
     """
     some = requests.filter((requests.earlier > 0) & (length > 0))
     back = ibis.range(0, ibis.least(some.earlier, length)).unnest()
@@ -68,6 +69,8 @@ def histories(requests: ir.Table, timeline: Timeline, length: int) -> ir.Table:
     wanted = wanted.mutate(place=wanted.earlier - 1 - wanted.back).drop("earlier")
     events = timeline.events.rename(event_user="user_id", event_place="place")
     found = wanted.inner_join(events, (wanted.user_id == events.event_user) & (wanted.place == events.event_place))
+    if max_age:
+        found = found.filter(found.request_ts - found.ts <= max_age)
     return found.select(
         "request_id", "order_key", "back", "item_id", "kind", "domain", age=clip(found.request_ts - found.ts, "int32")
     )

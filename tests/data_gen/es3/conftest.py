@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -136,3 +137,28 @@ def make_shop() -> type[Shop]:
 @pytest.fixture(scope="session")
 def read_samples():
     return _read_samples
+
+
+@pytest.fixture(scope="session")
+def busy_logs(tmp_path_factory, make_shop):
+    """A few hundred requests in three domains over eleven days, the last of them the test day."""
+    rng = np.random.default_rng(0)
+    shop = make_shop()
+    for i in range(40):
+        shop.item(i, categories=(0, i % 4 // 2, i % 4), brand=i % 3, title=f"word{i % 5} thing{i % 7}")
+    queries = [shop.query(f"word{i} thing{i}", category_3=i % 4 if i % 2 else None) for i in range(5)]
+    users = [shop.user() for _ in range(25)]
+    for _ in range(330):
+        user, ts = int(rng.choice(users)), int(rng.integers(0, 11 * DAY))
+        domain = str(rng.choice(shop.domains))
+        items = rng.permutation(40)[:14].tolist()
+        query = int(rng.choice(queries)) if domain == "search" else None
+        request = shop.request(user, ts, shown=items[:4], hidden=items[4:], domain=domain, query=query)
+        for item in items[:4]:
+            if rng.random() < 0.3:
+                shop.event(user, item, ts + int(rng.integers(1, 99)), domain, request=request)
+                if rng.random() < 0.4:
+                    shop.event(user, item, ts + int(rng.integers(99, DAY)), "shop", "purchase")
+        if rng.random() < 0.3:
+            shop.event(user, int(rng.integers(40)), ts + 7, "rec", str(rng.choice(["click", "cart", "purchase"])))
+    return shop.write(tmp_path_factory.mktemp("busy") / "logs")

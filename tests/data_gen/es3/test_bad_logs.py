@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_gen.es3 import ES3Config, build
+from data_gen.es3.__main__ import main
 from unisc.errors import InputError
 
 DAY = 86400
@@ -40,33 +41,58 @@ BAD = {
     "missing column": ("requests", lambda t: t.drop_columns(["ts"]), r"requests/part-00000.parquet: column ts is missing; add"),
     "foreign column": ("items", lambda t: t.append_column("colour", t["item_id"]), r"column colour is not one of items's; rem"),
     "wrong type": ("candidates", lambda t: t.set_column(2, "rank", t["rank"].cast(pa.int64())), r"rank is int64, not int16; c"),
-    "empty": ("queries", lambda t: t.slice(0, 0), r"queries: table queries is empty; give"),
+    "empty": ("users", lambda t: t.slice(0, 0), r"users: table users is empty; give"),
     "no events": ("events", lambda t: t.slice(0, 0), r"events: table events is empty; give"),
     "null": (
         "requests",
         lambda t: put(t, "user_id", None, 1),
-        r"requests: column user_id has 1 null value\(s\), one at request_id 1",
+        r"requests: column user_id is null in 1 of 3 rows, one at request_id 1; .* --max-quarantine",
     ),
     "negative price": (
         "candidates",
         lambda t: put(t, "price", -1.0),
-        r"candidates: column price has 1 negative value\(s\), one at req",
+        r"candidates: column price is negative in 1 of 5 rows, one at request_id 0, item_id 0; correct",
     ),
     "nan price": (
         "items",
         lambda t: put(t, "price", float("nan"), 2),
-        r"items: column price has 1 NaN or infinite value\(s\), one at item_id 2",
+        r"items/part-00000.parquet: row 2: column price is NaN or infinite",
     ),
-    "negative rank": ("candidates", lambda t: put(t, "rank", -3), r"candidates: column rank has 1 negative"),
-    "negative time": ("events", lambda t: put(t, "ts", -1), r"events: column ts has 1 negative value\(s\), one at user_id 0"),
-    "milliseconds": ("requests", lambda t: put(t, "ts", 1_700_000_000_000), r"column ts has 1 too large for unix seconds"),
-    "int64 extreme": ("events", lambda t: put(t, "ts", 2**63 - 1), r"column ts has 1 too large for unix seconds"),
-    "duplicate request": ("requests", repeat, r"requests: duplicate request_id 0 in 2 rows; keep one"),
-    "duplicate candidate": ("candidates", repeat, r"candidates: duplicate request_id 0, item_id 0 in 2 rows"),
+    "negative rank": ("candidates", lambda t: put(t, "rank", -3), r"candidates: column rank is negative in 1 of 5 rows"),
+    "negative time": ("events", lambda t: put(t, "ts", -1), r"events: column ts is negative in 1 of 3 rows, one at user_id 0"),
+    "milliseconds": (
+        "requests",
+        lambda t: put(t, "ts", 1_700_000_000_000),
+        r"column ts is too large for unix seconds in 1 of 3 rows",
+    ),
+    "int64 extreme": ("events", lambda t: put(t, "ts", 2**63 - 1), r"column ts is too large for unix seconds in 1 of 3 rows"),
+    "request id extreme": (
+        "requests",
+        lambda t: put(t, "request_id", 2**63 - 1),
+        r"column request_id is not below 2\*\*51 in 1",
+    ),
+    "impossible propensity": ("candidates", lambda t: put(t, "propensity", 1.5), r"propensity is not in \(0, 1\] in 1 of 5"),
+    "conflicting request": (
+        "requests",
+        lambda t: put(pa.concat_tables([t, t.slice(0, 1)]), "ts", 7, 3),
+        r"requests: duplicate in 2 of 4 rows, one at request_id 0",
+    ),
+    "null id in a catalogue": (
+        "users",
+        lambda t: put(t, "user_id", None, 1),
+        r"users/part-00000.parquet: row 1: column user_id is null",
+    ),
+    "repeated id in a catalogue": (
+        "users",
+        lambda t: put(t, "user_id", 0, 1),
+        r"part-00000.parquet: row 1: duplicate user_id 0",
+    ),
+    "duplicate request": ("requests", repeat, r"requests: duplicate in 1 of 4 rows, one at request_id 0"),
+    "duplicate candidate": ("candidates", repeat, r"candidates: duplicate in 1 of 6 rows, one at request_id 0, item_id 0"),
     "sparse ids": (
         "users",
         lambda t: put(t, "user_id", 7, 1),
-        r"users: column user_id reaches 7 in 2 rows, so it is not dense",
+        r"users/part-00000.parquet: row 1: column user_id has 7 where 1 should follow, so it is not dense",
     ),
     "unknown domain": (
         "requests",
@@ -178,3 +204,54 @@ def test_rows_that_refer_to_nothing_are_set_aside_with_their_reason(tmp_path, ma
         "ts": 499,
     } in rows
     assert list(read_samples(tmp_path / "out")[request]["candidates"]) == [1]
+
+
+def test_faulty_and_repeated_rows_are_set_aside_up_to_a_share(good, tmp_path, read_samples):
+    tables = good.tables()
+    candidates, events, requests = tables["candidates"], tables["events"], tables["requests"]
+    first = candidates.slice(0, 1)
+    logs = good.write(
+        tmp_path / "logs",
+        # item 2 of the third request twice alike, item 3 twice with different ranks, item 1 with an impossible price
+        candidates=pa.concat_tables(
+            [put(candidates, "price", float("inf"), 2), candidates.slice(3, 2), put(candidates.slice(4, 1), "rank", 9)]
+        ).cast(first.schema),
+        events=pa.concat_tables([events, events.slice(0, 1), put(events.slice(0, 1), "item_id", None)]),
+        requests=pa.concat_tables([requests, put(requests.slice(0, 1), "request_id", -5)]),
+    )
+    made = build(logs, tmp_path / "out", ES3Config(composition="exposed"), threads=1, max_quarantine=1.0)
+    assert made["quality"]["quarantine"] == {
+        "candidates: conflicting duplicate": 3,
+        "candidates: duplicate row": 1,
+        "candidates: price is NaN or infinite": 1,
+        "events: duplicate row": 1,
+        "events: item_id is null": 1,
+        "requests: request_id is negative": 1,
+    }
+    assert list(read_samples(tmp_path / "out")[2]["candidates"]) == [2]
+
+
+def test_logs_without_a_manifest_say_how_to_write_one(good, tmp_path, capsys, monkeypatch):
+    logs = good.write(tmp_path / "logs")
+    before = json.loads((logs / "manifest.json").read_text())
+    (logs / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"log tables without a manifest.json; write one with .* describe-logs"):
+        build(logs, tmp_path / "out", ES3Config(composition="exposed"), threads=1)
+    command = ["es3", "describe-logs", str(logs), "--domains", "search,rec,shop", "--test-start", "1970-01-11"]
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    after = json.loads((logs / "manifest.json").read_text())
+    assert {k: after[k] for k in ("counts", "domains", "shards", "test_start")} == {
+        k: before[k] for k in ("counts", "domains", "shards", "test_start")
+    }
+    build(logs, tmp_path / "out", ES3Config(composition="exposed"), threads=1)
+
+
+def test_a_shard_that_is_not_the_manifests_is_named(good, tmp_path):
+    logs = good.write(tmp_path / "logs")
+    file = logs / "events" / "part-00000.parquet"
+    body = bytearray(file.read_bytes())
+    body[40] ^= 1
+    file.write_bytes(bytes(body))
+    with pytest.raises(InputError, match=r"events/part-00000.parquet: does not match the manifest's size or checksum"):
+        build(logs, tmp_path / "out", ES3Config(composition="exposed"), threads=1)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from data_gen.es3.hashing import BUCKETS, with_hash
-from data_gen.es3.session import Session
+from data_gen.es3.session import DuckDBSession as Session
 
 
 @pytest.fixture(scope="module")
