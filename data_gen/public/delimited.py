@@ -146,11 +146,14 @@ def read(
 
 def first_row(file: Path, *, delimiter: str = ",", quoted: bool = True) -> list[str]:
     """Return the first row of a delimited file. Raises InputError for one that is empty or cannot be read."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     opened = gzip.open if file.suffix == ".gz" else open
     try:
         with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as lines:
-            row = next(csv.reader(lines, delimiter=delimiter, quoting=quoting), [])
+            if quoted:
+                row = next(csv.reader(lines, delimiter=delimiter), [])
+            else:
+                line = lines.readline().rstrip("\r\n")
+                row = line.split(delimiter) if line else []
     except (OSError, EOFError, zlib.error, csv.Error) as e:
         raise InputError(f"{file}: cannot be read ({' '.join(str(e).split())[:100]}); fetch the file again") from e
     if not row:

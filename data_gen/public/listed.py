@@ -159,8 +159,8 @@ def log_tables(
             "kind": events["kind"].take(by_time),
             "request_id": pa.array(event_request, mask=~on_list).take(by_time),
         },
-        ITEMS: {"item_id": np.arange(len(known_items)), **_features(items, "item", known_items)},
-        USERS: {"user_id": np.arange(len(known_users)), **_features(users, "user", known_users)},
+        ITEMS: {"item_id": np.arange(len(known_items)), **features(items, "item", known_items)},
+        USERS: {"user_id": np.arange(len(known_users)), **features(users, "user", known_users)},
         # The tables that ES3 reads may not be empty; no request refers to the placeholder.
         QUERIES: {"query_id": np.arange(max(1, len(texts))), "text": texts if len(texts) else pa.array([""])},
     }
@@ -168,7 +168,7 @@ def log_tables(
         "items without features": len(known_items) - (len(items) if items else 0),
         "users without features": len(known_users) - (len(users) if users else 0),
     }
-    return {s.name: _declared(s, columns[s]) for s in LOG_TABLES.values()}, {k: n for k, n in notes.items() if n}
+    return {s.name: declared(s, columns[s]) for s in LOG_TABLES.values()}, {k: n for k, n in notes.items() if n}
 
 
 def end_of(tables: Mapping[str, pa.Table]) -> int:
@@ -176,7 +176,8 @@ def end_of(tables: Mapping[str, pa.Table]) -> int:
     return 1 + max(pc.max(tables[name]["ts"]).as_py() or 0 for name in ("requests", "events"))
 
 
-def _features(table: pa.Table | None, key: str, known: pa.Array) -> dict[str, pa.Array | pa.ChunkedArray]:
+def features(table: pa.Table | None, key: str, known: pa.Array) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Bring the columns beside `key` into the order of the known keys; 0, "" and [] where the table has no row or a null."""
     if table is None:
         return {}
     place = pc.index_in(known, value_set=table[key].combine_chunks())
@@ -195,7 +196,8 @@ def _filled(values: pa.ChunkedArray, empty: Any) -> pa.ChunkedArray:
     return pc.if_else(pc.is_null(values), pa.scalar(empty, values.type), values)
 
 
-def _declared(schema: TableSchema, columns: Mapping[str, Any]) -> pa.Table:
+def declared(schema: TableSchema, columns: Mapping[str, Any]) -> pa.Table:
+    """Make a table of a declared schema, less the columns that are not given."""
     fields = [f for f in schema.columns if f.name in columns]
     arrays = [
         pa.chunked_array([columns[f.name]]) if not isinstance(columns[f.name], pa.ChunkedArray) else columns[f.name]
