@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -158,6 +159,27 @@ def test_bulk_exported_and_packed_files_say_the_same(tmp_path):
     for folder in others:
         other = read(folder)
         assert all(plain.tables[name].equals(other.tables[name]) for name in LOG_TABLES)
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "2024-12-10T00:01:00",
+        "2024-12-10T00:01:00.999Z",
+        "2024-12-10T09:01:00+0900",
+        "2024-12-09T16:01:00-08:00",
+        (T0 + 60) * 1000,
+    ],
+)
+def test_times_are_read_alike_wherever_it_runs(tmp_path, monkeypatch, stamp):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        documents = [{**d, "timestamp": stamp} if d is DOCUMENTS[2] else d for d in DOCUMENTS]
+        assert rows(read(write(tmp_path, documents), test_share=0.5), "requests")[1]["ts"] == T0 + 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_shops_own_action_names(tmp_path):
