@@ -41,9 +41,34 @@ SEQUENCES = TableSchema(
 )
 """Items in the order a user or session met them, without time; `target_id` the item to predict after them, null in training rows."""
 
-TABLES = {**LOG_TABLES, INTERACTIONS.name: INTERACTIONS, SEQUENCES.name: SEQUENCES}
-KINDS_OF_DIRECTORY = ("logs", "events", "sequences")
-"""`logs`: all six log tables, what ES3 needs. `events`: items, users and events, no lists. `sequences`: neither times nor lists."""
+RANKED_LISTS = TableSchema(
+    name="ranked_lists",
+    columns=pa.schema(
+        [
+            ("list_id", pa.int64()),
+            ("user_id", pa.int32()),
+            ("query_id", pa.int32()),
+            ("item_ids", pa.list_(pa.int32())),
+            ("labels", pa.list_(pa.int8())),
+            ("history_item_ids", pa.list_(pa.int32())),
+            ("history_kinds", pa.list_(pa.int8())),
+            ("history_query_ids", pa.list_(pa.int32())),
+            ("history_ages", pa.list_(pa.int64())),
+            ("split", pa.string()),
+        ]
+    ),
+    key=("list_id",),
+)
+"""A list shown for a query and the user's events before it, where only the time between them is known.
+
+`labels` are 0 or 1 + the place in KINDS of the strongest action. Histories come most recent first: `history_kinds` are places in
+KINDS, `history_query_ids` -1 where there was no query, `history_ages` seconds before the list.
+"""
+
+TABLES = {**LOG_TABLES, INTERACTIONS.name: INTERACTIONS, SEQUENCES.name: SEQUENCES, RANKED_LISTS.name: RANKED_LISTS}
+KINDS_OF_DIRECTORY = ("logs", "events", "lists", "sequences")
+"""`logs`: all six log tables, what ES3 needs. `events`: items, users and events, no lists. `lists`: labelled lists with histories, no
+absolute times. `sequences`: neither times nor lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +91,8 @@ class Converted:
         """Which of KINDS_OF_DIRECTORY these tables make."""
         if self.tables.keys() >= LOG_TABLES.keys():
             return "logs"
+        if RANKED_LISTS.name in self.tables:
+            return "lists"
         return "events" if "events" in self.tables else "sequences"
 
 
