@@ -27,6 +27,7 @@ import pyarrow as pa
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer, naming
+from tensorflow_datasets.core.dataset_builder import BuilderConfig
 
 from data_gen.columnar import FIRST_ROW, ColumnCodec, blocks, codecs, lengths_name
 from unisc.errors import InputError
@@ -50,7 +51,7 @@ class Rows:
 
 
 @dataclass(eq=False, kw_only=True)
-class BlockConfig(tfds.core.BuilderConfig):
+class BlockConfig(BuilderConfig):
     """One table: its columns, and how those that NumPy has no type for are stored.
 
     `names` gives the values of each string column that is stored as codes, `fills` the fill values of nulls where they differ
@@ -95,6 +96,11 @@ class BlockBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The table this builder writes."""
         assert isinstance(self.builder_config, BlockConfig)
         return self.builder_config
+
+    def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
+        if isinstance(builder_config, BlockConfig):  # the library warns of one that is not in BUILDER_CONFIGS, at length
+            return builder_config
+        return super()._create_builder_config(builder_config, version)
 
     def _codecs(self) -> list[ColumnCodec]:
         table = self.table

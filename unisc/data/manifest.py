@@ -37,9 +37,8 @@ def write(directory: Path, *, kind: str, config: Mapping[str, Any], counts: Mapp
         "config": dict(config),
         "shards": {name: s["sha256"] for name, s in shards.items()},
     }
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     manifest = {
-        "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "fingerprint": _digest(identity),
         **identity,
         "counts": dict(counts),
         **extra,
@@ -47,6 +46,17 @@ def write(directory: Path, *, kind: str, config: Mapping[str, Any], counts: Mapp
     }
     write_text_atomic(directory / NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
+
+
+def fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Compute a manifest's fingerprint anew from what it covers, to compare with the one it states."""
+    covered = {name: manifest[name] for name in ("kind", "schema_version", "config")}
+    return _digest(covered | {"shards": {name: s["sha256"] for name, s in manifest["shards"].items()}})
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
