@@ -173,7 +173,8 @@ class BlockBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             writer = ArrayRecordWriter(str(path), "group_size:1")
             try:
                 for _ in range(length):
-                    record = serializer.serialize_example(features.encode_example(next(examples)[1]))
+                    example = serializer.get_tf_example(features.encode_example(next(examples)[1]))
+                    record = example.SerializeToString(deterministic=True)  # else each process orders the columns its own way
                     writer.write(record)
                     num_bytes += len(record)
             finally:

@@ -68,7 +68,7 @@ class ColumnCodec:
                 raise InputError(f"column {self.name}: holds both nulls and {self.fill}, their fill value; declare another one")
             try:
                 column = column.fill_null(pa.scalar(self.fill, column.type))
-            except pa.ArrowInvalid as e:
+            except (pa.ArrowInvalid, OverflowError) as e:
                 raise InputError(f"column {self.name}: its nulls cannot be {self.fill} ({e}); declare a fill value") from e
         return column.to_numpy(zero_copy_only=False).astype(self.dtype, copy=False)
 

@@ -78,7 +78,7 @@ class Blocks:
         decoded = [self._reader.block(block, self.lengths[self.rows_of(block)]) for block in blocks]
         chunk = Chunk(_Joined(decoded, self._reader.domains), self._reader.domains)
         arrays: dict[str, Any] = encode(self._reader.encoder, chunk, self.directory)
-        return Columns(spec=self.spec, cache=self.cache, **arrays)
+        return Columns(spec=self.spec, cache=self.cache.with_name(f"{self.cache.name}-read"), **arrays)
 
     def columns(self) -> Columns:
         """Read all of it into memory, in stored order: for evaluation.
@@ -89,24 +89,25 @@ class Blocks:
         return self.read(range(self.num_blocks))
 
 
-def load(directory: Path, split: Split, *, history_len: int, fraction: float = 1.0) -> Blocks:
-    """Open a split of a dataset directory; nothing of its records is read yet.
+def load(directory: Path, split: Split, *, history_len: int, fraction: float = 1.0, verify: bool = True) -> Blocks:
+    """Open a split of a dataset directory; nothing of its records is decoded yet.
 
     `history_len` is how many of a request's history entries a batch will hold. `fraction` takes the first share of the requests
-    in their stored (hash) order, so that a smaller fraction is a subset of a larger one.
+    in their stored (hash) order, so that a smaller fraction is a subset of a larger one. Without `verify` the records are not
+    compared with the manifest's checksums: damage is still noticed when a record is read, another dataset's record may not be.
 
     Raises:
       InputError: no dataset there, files that do not match its manifest, or an empty split.
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction} of the {split} split: give a number above 0 and at most 1")
-    made = manifest.read(directory, kind="blocks")
-    _check_small_files(directory, made)
+    made = manifest.read(directory, kind="blocks", verify=verify)
+    _check(directory, made)
     try:
         config = made["config"]
         domains, layout = tuple(config["domains"]), layout_from_json(config["layout"])
         per_block, num_requests = int(config["requests_per_block"]), int(made["counts"][f"{split}_requests"])
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{directory / manifest.NAME}: says nothing of {e}; {REMEDY}") from e
     lengths = np.load(directory / LENGTHS / f"{split}.npy", allow_pickle=False)
     reader = _Reader(directory, split, Encoder(Catalog(directory), layout, domains), domains, per_block)
@@ -126,13 +127,13 @@ def load(directory: Path, split: Split, *, history_len: int, fraction: float = 1
     )
 
 
-def _check_small_files(directory: Path, made: dict[str, Any]) -> None:
-    """Check every file but the records, which carry checksums of their own, and the manifest itself."""
+def _check(directory: Path, made: dict[str, Any]) -> None:
+    """Check every file but the records against the manifest, and the manifest against itself."""
+    if manifest.fingerprint(made) != made.get("fingerprint"):
+        raise InputError(f"{directory / manifest.NAME}: does not match its own fingerprint; {REMEDY}")
     for name, shard in made["shards"].items():
         if ".array_record-" not in name and manifest.file_sha256(directory / name) != shard["sha256"]:
             raise InputError(f"{directory / name}: does not match the manifest's checksum; {REMEDY}")
-    if manifest.fingerprint(made) != made.get("fingerprint"):
-        raise InputError(f"{directory / manifest.NAME}: does not match its own fingerprint; {REMEDY}")
 
 
 class _Reader:
@@ -177,6 +178,9 @@ class _Reader:
             for name in _SCALARS:
                 if stored[name].shape != (num_rows,):
                     return f"column {name} has shape {stored[name].shape} for {num_rows} requests"
+            for name, names in (("domain", self.domains), ("origin", ORIGINS)):
+                if num_rows and not (stored[name].min() >= 0 and stored[name].max() < len(names)):
+                    return f"column {name} holds a code beyond its names {list(names)}"
             for group in _GROUPS:
                 each = stored[f"{group[0]}_lengths"]
                 if each.shape != (num_rows,) or (each < 0).any():
