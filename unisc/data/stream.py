@@ -1,8 +1,8 @@
 """Batches from a dataset of blocks: blocks shuffled over the whole split, requests within windows of blocks.
 
 An epoch's blocks are permuted, dealt to the hosts and cut into equal windows of about W blocks. A window is decoded and encoded
-whole, its requests are permuted and packed. Everything is decided by (seed, epoch, window), so that any batch can be made at any
-time and the place in a run is a single number. Windows are read ahead by threads while earlier ones are packed.
+whole, its requests are permuted and packed. Everything is decided by (seed, epoch, window), so that any batch can be made at
+any time and the place in a run is one number. Windows are read ahead by threads while earlier ones are packed.
 """
 
 import math
