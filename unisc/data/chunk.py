@@ -5,6 +5,7 @@ list of which nothing was shown is its own context.
 """
 
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,19 @@ Ids = Int64[np.ndarray, " N"]
 Values = Float32[np.ndarray, " N"]
 
 
+class Rows(Protocol):
+    """Some rows of a samples table: a record batch, or what reads like one."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def column(self, name: str) -> pa.Array: ...
+
+
 class Chunk:
     """Some rows of a samples table as flat arrays; absent integers are -1, absent prices NaN."""
 
-    def __init__(self, rows: pa.RecordBatch, domains: tuple[str, ...]):
+    def __init__(self, rows: Rows, domains: tuple[str, ...]):
         self.rows = rows
         self.num_requests = rows.num_rows
         codes = rows.column("domain").dictionary_encode()

@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from unisc.data import manifest
 from unisc.data.chunk import Chunk
 from unisc.data.encode import ENCODING_VERSION, TASKS, Catalog, Encoder, Layout, check_columns
 from unisc.data.features import FeatureSpec, Field, NumericField, Table
+from unisc.data.survey import SURVEYED, Survey
 from unisc.errors import InputError
 
 Split = Literal["train", "test"]
@@ -173,41 +174,34 @@ def _build(samples: Path, domains: tuple[str, ...], target: Path) -> None:
 
 
 def _survey(samples: Path) -> tuple[Catalog, Layout]:
-    """Read what the encoding needs to know of the whole directory.
-
-    Whether positions and prices exist is asked of the test split, which is the same for every composition of one log: two
-    compositions must not differ in their features.
-    """
-    catalog = Catalog(samples)
-    max_scene, max_shop = -1, int(catalog.items["shop_id"].max(initial=-1)) if "shop_id" in catalog.items else -1
-    position, prices = -1, [np.zeros(0, np.float32)]
+    catalog, survey = Catalog(samples), Survey()
     for split in SPLITS:
-        for chunk in _chunks(samples / split, ["scene", "shop_id", "position", "price"]):
-            scene, shop = (chunk.column(name).fill_null(-1).to_numpy(zero_copy_only=False) for name in ("scene", "shop_id"))
-            max_scene, max_shop = max(max_scene, int(scene.max(initial=-1))), max(max_shop, int(shop.max(initial=-1)))
-            if split == "test":
-                shown = chunk.column("position").flatten().fill_null(-1).to_numpy(zero_copy_only=False)
-                price = chunk.column("price").flatten().fill_null(np.nan).to_numpy(zero_copy_only=False)
-                position = max(position, int(shown.max(initial=-1)))
-                prices.append(np.log(price[price > 0]))
-    seen = np.concatenate(prices)
-    return catalog, Layout(
-        has_position=position >= 0,
-        has_price=seen.size > 0,
-        max_scene=max_scene,
-        max_shop=max_shop,
-        price_edges=catalog.price_edges(seen),
-    )
+        for chunk in read_chunks(samples / split, SURVEYED):
+            survey.add(chunk, split)
+    return catalog, survey.layout(catalog)
 
 
-def _chunks(directory: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_chunks(directory: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Read a split's rows in their stored order, some thousands at a time.
+
+    Raises:
+      InputError: no files, columns that do not fit their declaration, or a file that is damaged.
+    """
     files = sorted(directory.glob("*.parquet"))
     if not files:
         raise InputError(f"{directory}: no Parquet files; make the samples again")
     for file in files:
-        with pq.ParquetFile(file) as reader:
-            check_columns(reader.schema_arrow, file)
-            yield from reader.iter_batches(ROWS_PER_CHUNK, columns=columns, use_threads=False)
+        try:
+            with pq.ParquetFile(file) as reader:
+                check_columns(reader.schema_arrow, file)
+                yield from reader.iter_batches(ROWS_PER_CHUNK, columns=columns and list(columns), use_threads=False)
+        except (pa.ArrowException, OSError) as e:
+            raise InputError(f"{file}: cannot be read ({first_line(e)}); make the samples again") from e
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of another library says, in one line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 class _Writer:
@@ -245,30 +239,42 @@ def _encode_split(encoder: Encoder, source: Path, target: Path, domains: tuple[s
         writers["candidate_offsets"].append(np.zeros(1))
         writers["history_offsets"].append(np.zeros(1))
         num_candidates = num_history = 0
-        for rows in _chunks(source):
-            chunk = Chunk(rows, domains)
-            n, h = int(chunk.candidate_offsets[-1]), int(chunk.history_offsets[-1])
-            labels = np.stack([chunk.flat(task) for task in TASKS], axis=1)
-            if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
-                raise InputError(f"{source}: a label of {TASKS} is neither 0 nor 1; make the samples again")
-            for name, values in {
-                "request_id": chunk.request("request_id"),
-                "user_id": chunk.request("user_id"),
-                "ts": chunk.request("ts"),
-                "domain": chunk.domain,
-                "candidate_offsets": chunk.candidate_offsets[1:] + num_candidates,
-                "history_offsets": chunk.history_offsets[1:] + num_history,
-                "request_fields": encoder.ids(chunk, "request", chunk.num_requests),
-                "candidate_fields": encoder.ids(chunk, "candidate", n),
-                "history_fields": encoder.ids(chunk, "history", h),
-                "candidate_numeric": encoder.numeric(chunk, n),
-                "item_id": chunk.item_id,
-                "exposed": chunk.flat("exposed"),
-                "labels": labels,
-                "label_weights": np.stack([chunk.flat(f"{task}_weight") for task in TASKS], axis=1),
-            }.items():
-                writers[name].append(values)
-            num_candidates, num_history = num_candidates + n, num_history + h
+        for rows in read_chunks(source):
+            arrays = encode(encoder, Chunk(rows, domains), source)
+            ends = {"candidate_offsets": num_candidates, "history_offsets": num_history}
+            for name, values in arrays.items():
+                writers[name].append(values[1:] + ends[name] if name in ends else values)
+            num_candidates += int(arrays["candidate_offsets"][-1])
+            num_history += int(arrays["history_offsets"][-1])
+
+
+def encode(encoder: Encoder, chunk: Chunk, source: Path) -> dict[str, np.ndarray]:
+    """Return a chunk as the arrays of `Columns`, by name; offsets count from 0. `source` is named in errors.
+
+    Raises:
+      InputError: a label other than 0 and 1, an id that its table does not hold, lists of different lengths.
+    """
+    n, h = int(chunk.candidate_offsets[-1]), int(chunk.history_offsets[-1])
+    labels = np.stack([chunk.flat(task) for task in TASKS], axis=1)
+    if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
+        raise InputError(f"{source}: a label of {TASKS} is neither 0 nor 1; make the samples again")
+    arrays = {
+        "request_id": chunk.request("request_id"),
+        "user_id": chunk.request("user_id"),
+        "ts": chunk.request("ts"),
+        "domain": chunk.domain,
+        "candidate_offsets": chunk.candidate_offsets,
+        "history_offsets": chunk.history_offsets,
+        "request_fields": encoder.ids(chunk, "request", chunk.num_requests),
+        "candidate_fields": encoder.ids(chunk, "candidate", n),
+        "history_fields": encoder.ids(chunk, "history", h),
+        "candidate_numeric": encoder.numeric(chunk, n),
+        "item_id": chunk.item_id,
+        "exposed": chunk.flat("exposed"),
+        "labels": labels,
+        "label_weights": np.stack([chunk.flat(f"{task}_weight") for task in TASKS], axis=1),
+    }
+    return {name: np.ascontiguousarray(values, _ARRAYS[name][1]) for name, values in arrays.items()}
 
 
 def _spec_from_json(text: dict[str, Any]) -> FeatureSpec:

@@ -37,9 +37,8 @@ def write(directory: Path, *, kind: str, config: Mapping[str, Any], counts: Mapp
         "config": dict(config),
         "shards": {name: s["sha256"] for name, s in shards.items()},
     }
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     manifest = {
-        "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "fingerprint": _digest(identity),
         **identity,
         "counts": dict(counts),
         **extra,
@@ -47,6 +46,17 @@ def write(directory: Path, *, kind: str, config: Mapping[str, Any], counts: Mapp
     }
     write_text_atomic(directory / NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
+
+
+def fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Compute a manifest's fingerprint anew from what it covers, to compare with the one it states."""
+    covered = {name: manifest[name] for name in ("kind", "schema_version", "config")}
+    return _digest(covered | {"shards": {name: s["sha256"] for name, s in manifest["shards"].items()}})
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
@@ -60,18 +70,19 @@ def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
         raise InputError(f"{directory}: no {NAME}, so not a finished {kind} directory; make it again or give another path")
     try:
         manifest = json.loads(path.read_text())
-        found, version, shards = manifest["kind"], manifest["schema_version"], manifest["shards"]
-    except (ValueError, KeyError, TypeError) as e:
+        found, version = manifest["kind"], manifest["schema_version"]
+        shards = {name: (int(shard["bytes"]), shard["sha256"]) for name, shard in manifest["shards"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{path}: not a readable manifest ({e}); make the directory again") from e
     if found != kind:
         raise InputError(f"{directory}: holds {found}, but {kind} are needed here; give another path")
     if version != SCHEMA_VERSION:
         raise InputError(f"{directory}: schema version {version}, this program reads {SCHEMA_VERSION}; make it again")
-    for name, shard in shards.items():
+    for name, (num_bytes, sha256) in shards.items():
         file = directory / name
         if not file.is_file():
             raise InputError(f"{file}: named by the manifest but missing; make {directory} again")
-        if file.stat().st_size != shard["bytes"] or (verify and file_sha256(file) != shard["sha256"]):
+        if file.stat().st_size != num_bytes or (verify and file_sha256(file) != sha256):
             raise InputError(f"{file}: does not match the manifest's size or checksum; make {directory} again")
     return manifest
 

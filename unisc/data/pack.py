@@ -1,5 +1,6 @@
 """Packs ragged requests into batches of one fixed shape, so that a model is compiled once and padding stays small."""
 
+import copy
 import dataclasses
 import math
 import threading
@@ -110,6 +111,12 @@ class Packer:
         self._position_fields = [(names.index(name), offsets[name]) for name in POSITION_FIELDS if name in names]
         numeric = [f.name for f in self.spec.numeric_at("candidate")]
         self._position_numeric = numeric.index("reciprocal_position") if "reciprocal_position" in numeric else None
+
+    def over(self, columns: Columns) -> "Packer":
+        """Return a packer of other columns of the same features, which shares this one's working memory."""
+        other = copy.copy(self)
+        other.columns = columns
+        return other
 
     def rows(self, views: Views) -> Int64[np.ndarray, " n"]:
         """Return the candidate rows of the columns that a batch of these views holds, in the batch's order."""

@@ -5,9 +5,11 @@ from grain import DatasetIterator as BatchIterator
 from grain import MapDataset, ReadOptions
 from jaxtyping import Int64
 
+from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
 from unisc.data.features import Batch
 from unisc.data.pack import BatchShape, Packer, Views, plan
+from unisc.data.stream import PackedBlocks
 
 
 class PackedRequests:
@@ -75,7 +77,16 @@ class PackedViews:
         return f"PackedViews({len(self._pieces.length)} lists, {len(self)} batches)"
 
 
-def iterate(source: PackedRequests | PackedViews, *, num_threads: int = 0) -> BatchIterator:
+def packed(
+    data: Columns | Blocks, shape: BatchShape, *, seed: int, num_epochs: int = 1, position_dropout: float = 0.0
+) -> PackedRequests | PackedBlocks:
+    """Return the batches of a run over mapped columns or a dataset of blocks; the orders differ, the features do not."""
+    if isinstance(data, Columns):
+        return PackedRequests(data, shape, seed=seed, num_epochs=num_epochs, position_dropout=position_dropout)
+    return PackedBlocks(data, shape, seed=seed, num_epochs=num_epochs, position_dropout=position_dropout)
+
+
+def iterate(source: PackedRequests | PackedViews | PackedBlocks, *, num_threads: int = 0) -> BatchIterator:
     """Iterate over a source's batches in order; `get_state` and `set_state` save and restore the place.
 
     No reader threads by default: packing runs while the device computes, and on one core a thread only adds switches.

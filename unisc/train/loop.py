@@ -14,10 +14,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
 from unisc.data.features import Batch
 from unisc.data.pack import BatchShape
-from unisc.data.pipeline import PackedRequests, iterate
+from unisc.data.pipeline import iterate, packed
 from unisc.errors import InputError
 from unisc.train import state as train_state
 from unisc.train.checkpoint import Checkpoints, Counts, Saved
@@ -101,7 +102,7 @@ class DivergedError(RuntimeError):
     """The loss of a step was not a number."""
 
 
-def batch_shape(columns: Columns, batch_candidates: int) -> BatchShape:
+def batch_shape(columns: Columns | Blocks, batch_candidates: int) -> BatchShape:
     """Return the shape of a run's batches; the same for every seed of one data set."""
     return BatchShape.of(
         columns.spec, candidates=batch_candidates, mean_list_len=columns.num_examples / max(columns.num_requests, 1)
@@ -110,7 +111,7 @@ def batch_shape(columns: Columns, batch_candidates: int) -> BatchShape:
 
 def train(
     model: nnx.Module,
-    columns: Columns,
+    columns: Columns | Blocks,
     config: TrainConfig,
     *,
     embed_dim: int,
@@ -128,9 +129,7 @@ def train(
     runtime = runtime or Runtime()
     shape = shape or batch_shape(columns, config.batch_candidates)
     graphdef = nnx.graphdef(model)
-    source = PackedRequests(
-        columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout
-    )
+    source = packed(columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout)
     num_steps = len(source)
     state = train_state.create(
         model,
@@ -252,7 +251,7 @@ class _Pending(NamedTuple):
         }
 
 
-def _identity(config: TrainConfig, columns: Columns, shape: BatchShape, state: TrainState) -> str:
+def _identity(config: TrainConfig, columns: Columns | Blocks, shape: BatchShape, state: TrainState) -> str:
     """Name everything a checkpoint's numbers depend on."""
     shapes = {jax.tree_util.keystr(path): str(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     data = [columns.cache.name, columns.num_requests, columns.num_examples, columns.spec.history_len]
