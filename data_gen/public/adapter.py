@@ -1,8 +1,8 @@
 """What an adapter of a public log is: it reads a folder the user supplies and says what the log gives and what it cannot.
 
-An adapter is a module of this package with one `ADAPTER`. Its `read` returns whole tables with declared schemas: the log tables of
-`unisc.data.schema` where the source has them, else interactions or sequences. What the source did not record stays absent and is
-named in `cannot_give`; nothing is invented in its place.
+An adapter is a module of this package with one `ADAPTER`. Its `read` returns whole tables with declared schemas: the log tables
+of `unisc.data.schema` where the source has them, else interactions, sequences or ranked lists. What the source did not record
+stays absent and is named in `cannot_give`; nothing is invented in its place.
 """
 
 import shutil
@@ -39,7 +39,7 @@ SEQUENCES = TableSchema(
     nullable=frozenset({"user_id", "target_id"}),
     key=("sequence_id",),
 )
-"""Items in the order a user or session met them, without time; `target_id` the item to predict after them, null in training rows."""
+"""Items in the order a user or session met them, without time; `target_id`, the item to predict, is null in training rows."""
 
 RANKED_LISTS = TableSchema(
     name="ranked_lists",
@@ -61,14 +61,14 @@ RANKED_LISTS = TableSchema(
 )
 """A list shown for a query and the user's events before it, where only the time between them is known.
 
-`labels` are 0 or 1 + the place in KINDS of the strongest action. Histories come most recent first: `history_kinds` are places in
-KINDS, `history_query_ids` -1 where there was no query, `history_ages` seconds before the list.
+`labels` are 0 or 1 + the place in KINDS of the strongest action. Histories come most recent first: `history_kinds` are places
+in KINDS, `history_query_ids` -1 where there was no query, `history_ages` seconds before the list.
 """
 
 TABLES = {**LOG_TABLES, INTERACTIONS.name: INTERACTIONS, SEQUENCES.name: SEQUENCES, RANKED_LISTS.name: RANKED_LISTS}
 KINDS_OF_DIRECTORY = ("logs", "events", "lists", "sequences")
-"""`logs`: all six log tables, what ES3 needs. `events`: items, users and events, no lists. `lists`: labelled lists with histories, no
-absolute times. `sequences`: neither times nor lists."""
+"""`logs`: all six log tables, what ES3 needs. `events`: items, users and events, no lists. `lists`: labelled lists with
+histories, no absolute times. `sequences`: neither times nor lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +76,8 @@ class Converted:
     """The tables of one source, with what must be known of them.
 
     `tables` holds only tables the source supports, each with its declared schema less the optional columns it lacks. `domains`
-    (the target first) and `test_start` (unix seconds) are None where the tables have no domain or no time. `quality` is what the
-    reader left out or had to assume, in counts and sentences.
+    (the target first) and `test_start` (unix seconds) are None where the tables have no domain or no time. `quality` is what
+    the reader left out or had to assume, in counts and sentences.
     """
 
     tables: Mapping[str, pa.Table]
@@ -100,9 +100,9 @@ class Converted:
 class Adapter:
     """One public source.
 
-    `files` are the file names expected in the user's folder (patterns allowed), `columns` the columns read from each, by file,
-    with the Arrow type they must convert to. `read` takes the folder and raises InputError for a missing file or column, a value
-    that does not convert, or an id that refers to nothing where the source promises it.
+    `columns` are the columns read, with the Arrow type they must convert to, by the file expected in the user's folder (patterns
+    allowed). `read` takes the folder and raises InputError for a missing file or column, a value that does not convert, or an id
+    that refers to nothing where the source promises it.
     """
 
     name: str

@@ -90,7 +90,7 @@ class Requests:
             self.actions.update(name for name in _ACTIONS if _positive(entry, name))
         if not usable:
             return False
-        pass
+        usable.sort(key=lambda e: e[:2])
         first, last = usable[0][0], usable[-1][0]
         self.num_long += last - first > 3_600_000
         place, taken = len(self.lists["ts"]), set()

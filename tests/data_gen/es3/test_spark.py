@@ -5,7 +5,6 @@ import shutil
 import signal
 import threading
 import time
-import warnings
 
 import pyarrow.parquet as pq
 import pytest
