@@ -100,9 +100,9 @@ class Converted:
 class Adapter:
     """One public source.
 
-    `columns` are the columns read, with the Arrow type they must convert to, by the file expected in the user's folder (patterns
-    allowed). `read` takes the folder and raises InputError for a missing file or column, a value that does not convert, or an id
-    that refers to nothing where the source promises it.
+    `columns` are the columns read, with the Arrow type they must convert to, by the file expected in the user's folder
+    (patterns allowed). `read` takes the folder and raises InputError for a missing file or column, a value that does not
+    convert, or an id that refers to nothing where the source promises it.
     """
 
     name: str
