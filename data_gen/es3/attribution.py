@@ -10,8 +10,8 @@ not happen on the page of a target-domain request. It is written onto at most on
 3. a sample that is positive already keeps what it has, and the event is dropped as `already_positive`; of several events that
    choose the same sample the earliest labels it.
 
-Relevance `category`: the item's leaf category is the query's. Relevance `text`: the title holds at least `text_threshold` of the
-query's words, weighted by their rarity. Where the query or the item does not say, there is nothing to hold against the item.
+Relevance `category`: the item's leaf category is the query's. Relevance `text`: the title holds at least `text_threshold` of
+the query's words, weighted by their rarity. Where the query or the item does not say, nothing is held against the item.
 
 Every outside event ends as `attributed` or under one named reason, so that the counts add up.
 """
@@ -44,8 +44,8 @@ def attribute(session: Session, logs: Logs, shared: Shared, pool: ir.Table, conf
     """Attribute outside events to samples.
 
     Returns:
-      labels: request_id, item_id, kind, level, origin (the event's domain code), ts of the event, weight; one row a sample and
-        kind.
+      labels: user_id, request_id, item_id, kind, level, origin (the event's domain code), ts of the event, weight; one row a
+        sample and kind.
       fates: kind, domain, fate (one of REASONS); one row an outside event.
     """
     events = session.save("outside", outside_events(logs))
@@ -73,7 +73,7 @@ def attribute(session: Session, logs: Logs, shared: Shared, pool: ir.Table, conf
         ),
     )
     labels = winners.mutate(weight=confidence(winners.level, winners.ts - winners.request_ts, config))
-    return labels.select("request_id", "item_id", "kind", "level", "ts", "weight", origin="domain"), fates
+    return labels.select("user_id", "request_id", "item_id", "kind", "level", "ts", "weight", origin="domain"), fates
 
 
 def find_pairs(candidates: ir.Table, events: ir.Table, config: ES3Config) -> ir.Table:
@@ -121,7 +121,7 @@ def choose(pairs: ir.Table) -> ir.Table:
 
 
 def confidence(level: ir.Value, lag: ir.Value, config: ES3Config) -> ir.Value:
-    """Weight of a label: halved every `label_half_life` seconds of lag, times `level_confidence` for each level below the first."""
+    """Weight of a label: halved every `label_half_life` seconds of lag, times `level_confidence` a level below the first."""
     weight = ibis.literal(1.0)
     if config.label_half_life:
         weight = weight * ibis.literal(2.0) ** (-lag / config.label_half_life)
@@ -165,7 +165,7 @@ def _with_relevance(pairs: ir.Table, logs: Logs, shared: Shared, config: ES3Conf
         pairs = pairs.mutate(relevant=(pairs.wanted == pairs.found).fill_null(True))
         return pairs.drop("asked", "wanted", "wanted_query", "found", "kind_item")
     asks = pairs.filter(pairs.asked.notnull()).select(ask_query="asked", ask_item="item_id").distinct()
-    titles = shared.item_words.filter(shared.item_words.words.length() > 0)
+    titles = shared.item_words.filter(shared.item_words.words.notnull())
     asks = asks.inner_join(titles, asks.ask_item == titles.words_item).drop("words_item")
     asks = asks.inner_join(shared.query_terms, asks.ask_query == shared.query_terms.term_query)
     # Whole numbers, so that no engine's order of summing can tip the comparison.
