@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 REQUESTS_PER_MILLION = 10_360
 """Requests of the default shop that hold a million candidates."""
@@ -93,14 +94,21 @@ def _measure(root: Path, args: argparse.Namespace) -> None:
 
 
 def _storage(root: Path, logs: Path, args: argparse.Namespace) -> None:
-    print(f"{'layout':12} {'bytes a training candidate':>27}")
-    found = {}
+    """Compressed, repetition costs a row-wise file little; decoded, as a reader holds it, it costs in full."""
+    sizes: dict[str, np.ndarray] = {}
     for layout in ("list", "row"):
         said = _build(logs, root / layout, layout, args)
-        size = sum(file.stat().st_size for file in (root / layout / "train").glob("*.parquet"))
-        found[layout] = size / said["counts"]["train_samples"]
-        print(f"{layout:12} {found[layout]:27.1f}")
-    print(f"list-wise storage takes {found['list'] / found['row']:.2f} of row-wise, both Parquet with zstd")
+        found = np.zeros(3)
+        for file in (root / layout / "train").glob("*.parquet"):
+            table = pq.read_table(file)
+            pq.write_table(table, root / "plain.parquet", compression="none", use_dictionary=False)
+            found += (file.stat().st_size, (root / "plain.parquet").stat().st_size, table.nbytes)
+        sizes[layout] = found / said["counts"]["train_samples"]
+    print(f"{'bytes a training candidate':28} {'zstd Parquet':>14} {'plain Parquet':>14} {'decoded':>10}")
+    for layout, found in sizes.items():
+        print(f"{layout:28} " + " ".join(f"{n:{width}.1f}" for n, width in zip(found, (14, 14, 10), strict=True)))
+    ratio = sizes["list"] / sizes["row"]
+    print(f"{'list / row':28} " + " ".join(f"{n:{width}.2f}" for n, width in zip(ratio, (14, 14, 10), strict=True)))
 
 
 def _build(logs: Path, out: Path, layout: str, args: argparse.Namespace) -> dict:
