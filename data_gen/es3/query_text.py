@@ -19,8 +19,12 @@ GRAM_WEIGHT = 0.5
 # Up to this many different queries every item is compared with every query.
 EXACT_LIMIT = 20_000
 _NEIGHBOURS = 10
+# Of usearch: links a node and nodes looked at a search. Hashed short texts are nearly orthogonal, which is hard for a graph: of
+# the nearest queries of real titles its defaults, 16 and 64, miss a tenth and these a hundredth.
+_LINKS, _LOOKS = 32, 256
 _SAMPLE = 1000
-_BLOCK = 512
+_TEXTS = 4096  # a block
+_SCORES = 2**23  # a block
 # Single precision errs by far less than this in a product of two unit rows: what is within it is compared in double precision.
 _MARGIN = 1e-4
 _DECIMALS = 9
@@ -46,6 +50,10 @@ class TextSpace:
 
     def embed(self, texts: Sequence[str | None]) -> np.ndarray:
         """Return float32 [texts, 256]: unit rows, zero for a text without a known feature. A repeated word counts once."""
+        blocks = [self._embed(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+        return np.concatenate([np.zeros((0, DIMS), np.float32), *blocks])
+
+    def _embed(self, texts: Sequence[str | None]) -> np.ndarray:
         bags = [set(tokenize(text)) for text in texts]
         # In the order of the words, so that the same words add up to the same bits in any text and any process.
         words = sorted({word for bag in bags for word in bag})
@@ -90,8 +98,8 @@ def nearest_queries(items: pa.Table, queries: pa.Table) -> tuple[pa.Table, dict[
     exact = len(catalogue) <= EXACT_LIMIT
     index = None if exact else _graph(catalogue)
     near, similarity = np.full(len(items), -1, np.int64), np.zeros(len(items))
-    for start in range(0, len(items) if len(catalogue) else 0, _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(items), _TEXTS):
+        block = slice(start, start + _TEXTS)
         vectors = space.embed(titles[block].to_pylist())
         near[block], similarity[block] = (
             _exact(vectors, catalogue) if index is None else _approximate(vectors, catalogue, index)
@@ -142,25 +150,34 @@ def _different(rows: np.ndarray, query_ids: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _graph(catalogue: np.ndarray) -> Index:
-    index = Index(ndim=DIMS, metric="ip", dtype="f32")
+    index = Index(ndim=DIMS, metric="ip", dtype="f32", connectivity=_LINKS, expansion_search=_LOOKS)
     index.add(np.arange(len(catalogue)), catalogue, threads=1)
     return index
 
 
 def _exact(vectors: np.ndarray, catalogue: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scores = vectors @ catalogue.T
-    rows, columns = np.nonzero(scores >= scores.max(axis=1, keepdims=True) - _MARGIN)
-    return _best(vectors, catalogue, rows, columns)
+    near, similarity = np.full(len(vectors), -1, np.int64), np.zeros(len(vectors))
+    # A zero row would be equally near to all queries.
+    live = np.flatnonzero(vectors.any(axis=1)) if len(catalogue) else np.zeros(0, np.int64)
+    step = max(1, _SCORES // max(1, len(catalogue)))
+    for block in np.split(live, range(step, len(live), step)):
+        scores = vectors[block] @ catalogue.T
+        rows, columns = np.nonzero(scores >= scores.max(axis=1, keepdims=True, initial=-1) - _MARGIN)
+        near[block], similarity[block] = _best(vectors[block], catalogue, rows, columns)
+    return near, similarity
 
 
 def _approximate(vectors: np.ndarray, catalogue: np.ndarray, index: Index) -> tuple[np.ndarray, np.ndarray]:
-    found = np.sort(np.atleast_2d(index.search(vectors, _NEIGHBOURS).keys).astype(np.int64), axis=1)
+    found = np.atleast_2d(index.search(vectors, min(_NEIGHBOURS, len(catalogue))).keys).astype(np.int64)
     return _best(vectors, catalogue, np.repeat(np.arange(len(found)), found.shape[1]), found.ravel())
 
 
 def _best(vectors: np.ndarray, catalogue: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Choose each row's best column in double precision, the first of equals; `rows` ascend and name every row."""
-    products = np.einsum("ij,ij->i", vectors[rows].astype(np.float64), catalogue[columns].astype(np.float64))
+    products = np.empty(len(rows))
+    for start in range(0, len(rows), _TEXTS):
+        pairs = slice(start, start + _TEXTS)
+        products[pairs] = np.einsum("ij,ij->i", vectors[rows[pairs]].astype(np.float64), catalogue[columns[pairs]])
     products = np.round(products, _DECIMALS)
     order = np.lexsort((columns, -products, rows))
     first = order[np.unique(rows, return_index=True)[1]]

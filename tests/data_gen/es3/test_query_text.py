@@ -132,17 +132,21 @@ def test_recall_counts_the_misses_of_the_graph(monkeypatch):
     assert nearest_queries(shop(["red", "coat"]), catalogue(["red", "coat"]))[1]["recall_at_1"] == 0
 
 
-def words_of(seed: int, rows: int, length: int, vocabulary: int = 8000) -> list[str]:
+def words_of(seed: int, rows: int, length: int, vocabulary: int = 30000) -> list[str]:
     """Texts of made-up words, as unevenly frequent as real ones."""
     rng = np.random.default_rng(seed)
     syllables = np.array([a + b for a in "bdfgklmnprst" for b in "aeiou"])
-    names = ["".join(syllables[[i % 60, i // 60 % 60, i * 7 % 60]]) for i in range(vocabulary)]
+    names = ["".join(syllables[rng.integers(0, 60, 2 + i % 3)]) for i in range(vocabulary)]
     ranks = np.minimum(rng.pareto(0.7, (rows, length)) * 5, vocabulary - 1).astype(int)
     return [" ".join(names[i] for i in row) for row in ranks]
 
 
 def digest(queries: int, items: int) -> tuple[str, dict]:
-    found, facts = nearest_queries(shop(words_of(1, items, 8)), catalogue(words_of(2, queries, 3)))
+    """Queries are parts of titles, as most are; returns the digest of the matches and the facts."""
+    titles, rng = words_of(1, max(queries, items), 8), np.random.default_rng(2)
+    starts, lengths = rng.integers(0, 5, queries), rng.integers(1, 5, queries)
+    parts = [" ".join(t.split()[s : s + n]) for t, s, n in zip(titles[:queries], starts, lengths, strict=True)]
+    found, facts = nearest_queries(shop(titles[-items:]), catalogue(parts))
     assert facts["method"] == "hnsw"
     return hashlib.sha256(found["near_item"].to_numpy().tobytes() + found["near"].to_numpy().tobytes()).hexdigest(), facts
 
