@@ -53,6 +53,13 @@ class TextSpace:
         blocks = [self._embed(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         return np.concatenate([np.zeros((0, DIMS), np.float32), *blocks])
 
+    def share(self, a: str | None, b: str | None) -> bool:
+        """Return whether two texts have a known feature in common, and not only hashes."""
+        return not self._known(a).isdisjoint(self._known(b))
+
+    def _known(self, text: str | None) -> set[str]:
+        return {feature for word in set(tokenize(text)) for feature in _features(word) if feature in self._ids}
+
     def _embed(self, texts: Sequence[str | None]) -> np.ndarray:
         bags = [set(tokenize(text)) for text in texts]
         # In the order of the words, so that the same words add up to the same bits in any text and any process.
@@ -83,9 +90,9 @@ def nearest_queries(items: pa.Table, queries: pa.Table) -> tuple[pa.Table, dict[
     """Match items to queries by cosine of their text vectors (section 3, "by ANN on the title embedding").
 
     `items` has item_id and title, `queries` has query_id and text, both in any order. Returns near_item and near (a query_id,
-    the smallest of equally near ones) of int32, by item, without the items that no query is near to; and facts for the quality
-    report. Up to EXACT_LIMIT different queries the match is exact. Above, an HNSW graph proposes ten, which are compared in
-    double precision; `recall_at_1` is then the share of a fixed sample of matched items whose match is as near as
+    the smallest of equally near ones) of int32, by item, without the items whose nearest query has no word or 3-gram in common;
+    and facts for the quality report. Up to EXACT_LIMIT different queries the search is exact. Above, an HNSW graph proposes ten,
+    which are compared in double precision; `recall_at_1` is then the share of a fixed sample of items whose match is as near as
     the exact one.
 
     Equal tables give equal matches on equal machines: one thread adds the queries by query_id, and usearch draws the levels of
@@ -94,31 +101,21 @@ def nearest_queries(items: pa.Table, queries: pa.Table) -> tuple[pa.Table, dict[
     items, queries = items.sort_by("item_id"), queries.sort_by("query_id")
     titles, texts = items["title"], queries["text"].to_pylist()
     space = TextSpace(texts)
-    catalogue, query_ids = _different(space.embed(texts), queries["query_id"].to_numpy())
-    exact = len(catalogue) <= EXACT_LIMIT
-    index = None if exact else _graph(catalogue)
-    near, similarity = np.full(len(items), -1, np.int64), np.zeros(len(items))
-    for start in range(0, len(items), _TEXTS):
-        block = slice(start, start + _TEXTS)
-        vectors = space.embed(titles[block].to_pylist())
-        near[block], similarity[block] = (
-            _exact(vectors, catalogue) if index is None else _approximate(vectors, catalogue, index)
-        )
-    matched = np.flatnonzero(similarity > 0)
-    recall = 1.0
-    if index is not None and len(matched):
-        sample = matched[np.linspace(0, len(matched) - 1, min(_SAMPLE, len(matched))).astype(np.int64)]
-        best = _exact(space.embed(titles.take(pa.array(sample)).to_pylist()), catalogue)[1]
-        recall = float(np.mean(similarity[sample] >= best))
+    catalogue, rows = _different(space.embed(texts))
+    index = None if len(catalogue) <= EXACT_LIMIT else _graph(catalogue)
+    near, similarity = _search(space, titles, catalogue, index)
+    found = np.flatnonzero(similarity > 0)
+    pairs = zip(titles.take(pa.array(found)).to_pylist(), rows[near[found]], strict=True)
+    matched = found[np.array([space.share(title, texts[row]) for title, row in pairs], bool)]
     facts = {
         "queries": len(texts),
         "items": len(items),
         "matched": len(matched),
-        "method": "exact" if exact else "hnsw",
-        "recall_at_1": recall,
+        "method": "exact" if index is None else "hnsw",
+        "recall_at_1": 1.0 if index is None else _recall(space, titles, similarity, catalogue),
         "mean_similarity": float(similarity[matched].mean()) if len(matched) else 0.0,
     }
-    columns = [items["item_id"].take(pa.array(matched)), pa.array(query_ids[near[matched]])]
+    columns = [items["item_id"].take(pa.array(matched)), queries["query_id"].take(pa.array(rows[near[matched]]))]
     schema = pa.schema([("near_item", pa.int32()), ("near", pa.int32())])
     return pa.table(columns, names=schema.names).cast(schema), facts
 
@@ -140,13 +137,35 @@ def _sparse(values: Any, indices: Any, indptr: Any, width: int) -> sp.csr_array:
     return sp.csr_array(arrays, shape=(len(indptr) - 1, width))
 
 
-def _different(rows: np.ndarray, query_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the smallest query_id of equal rows and no zero row: many equal texts would fill the ten that the graph proposes."""
+def _search(
+    space: TextSpace, titles: pa.ChunkedArray, catalogue: np.ndarray, index: Index | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each title's nearest row of the catalogue and their cosine, which is zero or less where there is none."""
+    near, similarity = np.full(len(titles), -1, np.int64), np.zeros(len(titles))
+    for start in range(0, len(titles), _TEXTS):
+        block = slice(start, start + _TEXTS)
+        vectors = space.embed(titles[block].to_pylist())
+        found = _exact(vectors, catalogue) if index is None else _approximate(vectors, catalogue, index)
+        near[block], similarity[block] = found
+    return near, similarity
+
+
+def _different(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different rows but zero, and where each is first: equal ones would fill the ten that the graph proposes."""
     first: dict[bytes, int] = {}
-    for i in np.flatnonzero(rows.any(axis=1)):
-        first.setdefault(rows[i].tobytes(), int(i))
-    kept = np.fromiter(first.values(), np.int64, len(first))
-    return rows[kept], query_ids[kept]
+    for row in np.flatnonzero(vectors.any(axis=1)):
+        first.setdefault(vectors[row].tobytes(), int(row))
+    rows = np.fromiter(first.values(), np.int64, len(first))
+    return vectors[rows], rows
+
+
+def _recall(space: TextSpace, titles: pa.ChunkedArray, similarity: np.ndarray, catalogue: np.ndarray) -> float:
+    matched = np.flatnonzero(similarity > 0)
+    if not len(matched):
+        return 1.0
+    sample = matched[np.linspace(0, len(matched) - 1, min(_SAMPLE, len(matched))).astype(np.int64)]
+    best = _exact(space.embed(titles.take(pa.array(sample)).to_pylist()), catalogue)[1]
+    return float(np.mean(similarity[sample] >= best))
 
 
 def _graph(catalogue: np.ndarray) -> Index:
