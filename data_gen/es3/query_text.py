@@ -91,8 +91,8 @@ def nearest_queries(items: pa.Table, queries: pa.Table) -> tuple[pa.Table, dict[
 
     `items` has item_id and title, `queries` has query_id and text, both in any order. Returns near_item and near (a query_id,
     the smallest of equally near ones) of int32, by item, without the items whose nearest query has no word or 3-gram in common;
-    and facts for the quality report. Up to EXACT_LIMIT different queries the search is exact. Above, an HNSW graph proposes ten,
-    which are compared in double precision; `recall_at_1` is then the share of a fixed sample of items whose match is as near as
+    and facts for the quality report. Up to EXACT_LIMIT different queries the search is exact. Above, an HNSW graph proposes ten
+    that are compared in double precision; `recall_at_1` is then the share of a fixed sample of items whose match is as near as
     the exact one.
 
     Equal tables give equal matches on equal machines: one thread adds the queries by query_id, and usearch draws the levels of
