@@ -10,8 +10,8 @@ not happen on the page of a target-domain request. It is written onto at most on
 3. a sample that is positive already keeps what it has, and the event is dropped as `already_positive`; of several events that
    choose the same sample the earliest labels it.
 
-Relevance `category`: the item's leaf category is the query's. Relevance `text`: the title holds at least `text_threshold` of the
-query's words, weighted by their rarity. Where the query or the item does not say, there is nothing to hold against the item.
+Relevance `category`: the item's leaf category is the query's. Relevance `text`: the title holds at least `text_threshold` of
+the query's words, weighted by their rarity. Where the query or the item does not say, nothing is held against the item.
 
 Every outside event ends as `attributed` or under one named reason, so that the counts add up.
 """
@@ -29,6 +29,9 @@ REASONS = ("attributed", "test_period", "no_request_in_window", "not_a_candidate
 """Fates of an outside event, the first that applies in this order after `attributed`."""
 
 
+_EVENT = ("user_id", "event", "item_id", "kind", "ts", "domain")
+
+
 def outside_events(logs: Logs) -> ir.Table:
     """Clicks and purchases not on a target-domain request's page, numbered from 0 within their user as `event`."""
     events = logs.events.filter(logs.events.kind.isin([CLICK, PURCHASE]))
@@ -44,8 +47,8 @@ def attribute(session: Session, logs: Logs, shared: Shared, pool: ir.Table, conf
     """Attribute outside events to samples.
 
     Returns:
-      labels: request_id, item_id, kind, level, origin (the event's domain code), ts of the event, weight; one row a sample and
-        kind.
+      labels: user_id, request_id, item_id, kind, level, origin (the event's domain code), ts of the event, weight; one row a
+        sample and kind.
       fates: kind, domain, fate (one of REASONS); one row an outside event.
     """
     events = session.save("outside", outside_events(logs))
@@ -72,15 +75,15 @@ def attribute(session: Session, logs: Logs, shared: Shared, pool: ir.Table, conf
             else_="attributed",
         ),
     )
-    labels = winners.mutate(weight=confidence(winners.level, winners.ts - winners.request_ts, config))
-    return labels.select("request_id", "item_id", "kind", "level", "ts", "weight", origin="domain"), fates
+    labels = winners.mutate(weight=confidence(winners.level, winners.lag, config))
+    return labels.select("user_id", "request_id", "item_id", "kind", "level", "ts", "weight", origin="domain"), fates
 
 
 def find_pairs(candidates: ir.Table, events: ir.Table, config: ES3Config) -> ir.Table:
     """Every (event, candidate) of one user and item with the request inside the event's window, and the candidate's level.
 
     `candidates`: request_id, user_id, item_id, ts (of the request), exposed, click_ts, purchase_ts. `events`: user_id, event,
-    item_id, ts, kind, domain.
+    item_id, ts, kind, domain. `positive` says that the candidate has the page's own label of that kind.
     """
     some = candidates.select(
         "request_id", "exposed", "click_ts", "purchase_ts", own_user="user_id", own_item="item_id", request_ts="ts"
@@ -104,24 +107,39 @@ def find_pairs(candidates: ir.Table, events: ir.Table, config: ES3Config) -> ir.
         else_=4,
     )
     positive = ibis.ifelse(is_click, pairs.click_ts, pairs.purchase_ts).notnull()
-    return pairs.select(
-        "user_id", "event", "kind", "domain", "ts", "request_id", "item_id", "request_ts",
-        level=level.cast("int8"), positive=positive,
-    )  # fmt: skip
+    return pairs.select(*_EVENT, "request_id", lag=pairs.ts - pairs.request_ts, level=level.cast("int8"), positive=positive)
 
 
 def choose(pairs: ir.Table) -> ir.Table:
-    """Give each event its best target and each target its earliest event; targets that are positive already take none."""
-    order = [pairs.level, ibis.desc(pairs.request_ts), ibis.desc(pairs.request_id)]
-    best = pairs.mutate(place=ibis.row_number().over(group_by=["user_id", "event"], order_by=order))
-    best = best.filter((best.place == 0) & ~best.positive)
-    first = ibis.row_number().over(group_by=["request_id", "item_id", "kind"], order_by="event")
-    best = best.mutate(place=first)
-    return best.filter(best.place == 0).drop("place", "positive")
+    """Give each event its best target and each target its earliest event; targets that are positive already take none.
+
+    Returns user_id, event, item_id, kind, ts, domain, request_id, level, lag. The choices are aggregates over integers that
+    hold several columns each, since an engine groups by one integer much faster than it ranks rows by several.
+    """
+    said = ("item_id", "kind", "ts", "domain")
+    keyed = pairs.select(
+        *said,
+        of=pairs.user_id.cast("int64") * 2**32 + pairs.event,
+        order=pairs.level.cast("int64") * 2**32 + pairs.lag,  # the level, then the lag: smaller is better
+        pick=pairs.request_id * 2 + ibis.ifelse(pairs.positive, 1, 0),
+    )
+    last = keyed.group_by("of", "order").aggregate(pick=keyed.pick.max(), **{n: keyed[n].arbitrary() for n in said})
+    best = last.group_by("of").aggregate(
+        pick=last.pick.argmin(last.order), order=last.order.min(), **{n: last[n].arbitrary() for n in said}
+    )
+    best = best.filter((best.pick & 1) == 0)
+    first = best.group_by(best.item_id, best.kind, request_id=best.pick >> 1).aggregate(
+        ts=best.ts.min(), domain=best.domain.argmin(best.of), order=best.order.argmin(best.of), of=best.of.min()
+    )
+    low = 2**32 - 1
+    return first.select(
+        *said, "request_id", user_id=(first.of >> 32).cast("int32"), event=first.of & low,
+        level=(first.order >> 32).cast("int8"), lag=first.order & low,
+    )  # fmt: skip
 
 
 def confidence(level: ir.Value, lag: ir.Value, config: ES3Config) -> ir.Value:
-    """Weight of a label: halved every `label_half_life` seconds of lag, times `level_confidence` for each level below the first."""
+    """Weight of a label: halved every `label_half_life` seconds of lag, times `level_confidence` a level below the first."""
     weight = ibis.literal(1.0)
     if config.label_half_life:
         weight = weight * ibis.literal(2.0) ** (-lag / config.label_half_life)
@@ -165,7 +183,7 @@ def _with_relevance(pairs: ir.Table, logs: Logs, shared: Shared, config: ES3Conf
         pairs = pairs.mutate(relevant=(pairs.wanted == pairs.found).fill_null(True))
         return pairs.drop("asked", "wanted", "wanted_query", "found", "kind_item")
     asks = pairs.filter(pairs.asked.notnull()).select(ask_query="asked", ask_item="item_id").distinct()
-    titles = shared.item_words.filter(shared.item_words.words.length() > 0)
+    titles = shared.item_words.filter(shared.item_words.words.notnull())
     asks = asks.inner_join(titles, asks.ask_item == titles.words_item).drop("words_item")
     asks = asks.inner_join(shared.query_terms, asks.ask_query == shared.query_terms.term_query)
     # Whole numbers, so that no engine's order of summing can tip the comparison.

@@ -19,7 +19,7 @@ from data_gen.es3.compose import prepare, view
 from data_gen.es3.config import ES3Config, parse_bytes
 from data_gen.es3.listwise import merge_split, pack_bucket
 from data_gen.es3.session import ENGINES, DuckDB, Engine, Session
-from data_gen.es3.shared import Shared, make_shared, read_shared, write_shared
+from data_gen.es3.shared import read_facts, read_shared, write_shared
 from data_gen.es3.tables import Header, Logs, intake, open_logs, read_header, read_quarantine
 from data_gen.es3.workplace import Workplace, workplace
 from unisc.data import manifest
@@ -162,7 +162,7 @@ def _work(
         with place.scratch() as scratch, contextlib.closing(engine.open(scratch)) as session:
             logs = open_logs(session, header, intaken)
             _check_positives(session, logs)
-            write_shared(session, make_shared(session, logs, config), out)
+            write_shared(session, logs, config, out)
 
     intaken = place.unit("intake", take_in)
     shared = place.unit("shared", share)
@@ -174,7 +174,7 @@ def _work(
                 logs = open_logs(session, header, intaken, bucket)
                 facts = read_shared(session, shared)
                 material = prepare(session, logs, facts, config)
-                pq.write_table(quality.measure(session, logs, facts, material, config.stage), out / "stats.parquet")
+                pq.write_table(quality.measure(session, logs, material), out / "stats.parquet")
                 sizes = {"domains": logs.domains, "history_len": config.history_len, "history_max_age": config.history_max_age}
                 test = material.test_candidates.mutate(probability=ibis.literal(1.0, "float32"))
                 pack_bucket(session, out / "test", material.test_requests, test, material.timeline, **sizes)
@@ -227,7 +227,9 @@ def _finish(
             (aside / name).mkdir()
             for file in sorted((header.directory / name).glob("part-*.parquet")):
                 shutil.copyfile(file, aside / name / file.name)
-        report = quality.summarise(stats, header=header, config=config, quarantine=quarantine, shared=place.root / "shared")
+        report = quality.summarise(
+            stats, header=header, config=config, quarantine=quarantine, shared=read_facts(place.root / "shared")
+        )
         made.update(
             manifest.write(
                 aside,
@@ -272,4 +274,4 @@ def _disk_errors(root: Path) -> Iterator[None]:
         raise InputError(f"{e.filename or root}: {e.strerror or e}; check that the folder is writable and has space") from e
 
 
-__all__ = ["Resources", "Shared", "build", "build_all"]
+__all__ = ["Resources", "build", "build_all"]

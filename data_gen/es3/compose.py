@@ -1,16 +1,18 @@
 """Compositions as views of one table: every candidate any of them holds, marked with the stage that brought it in."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import ibis
 import ibis.expr.types as ir
 
-from data_gen.es3.attribution import REASONS, attribute
+from data_gen.es3.attribution import attribute
 from data_gen.es3.candidates import CLICK, PURCHASE, TARGET, make_pool, with_draws
 from data_gen.es3.config import ES3Config
 from data_gen.es3.hashing import with_hash
 from data_gen.es3.searchify import searchify
 from data_gen.es3.session import Session
+from data_gen.es3.shared import Shared
 from data_gen.es3.tables import Logs
 from data_gen.es3.timeline import Timeline, count_earlier, make_timeline, with_touches
 from unisc.data.schema import COMPOSITIONS
@@ -24,6 +26,8 @@ class Material:
 
     `requests` and `candidates` are the train rows, `test_requests` and `test_candidates` the test rows; both carry
     `order_key`, the hash that orders rows. `stage` of a candidate is the place in COMPOSITIONS of the first one to hold it.
+    `pool` holds every candidate of target-domain requests, taken or not. `labels` and `fates` are those of `attribute`, `steps`
+    those of `searchify`, None and empty where the composition asks for neither.
     """
 
     requests: ir.Table
@@ -31,27 +35,28 @@ class Material:
     test_requests: ir.Table
     test_candidates: ir.Table
     timeline: Timeline
-    attribution: dict[str, dict[str, int]]
-    searchification: dict[str, int]
+    pool: ir.Table
+    labels: ir.Table | None = None
+    fates: ir.Table | None = None
+    steps: Mapping[str, ir.Table] = field(default_factory=dict)
 
 
-def prepare(session: Session, logs: Logs, shared, config: ES3Config) -> Material:
+def prepare(session: Session, logs: Logs, shared: Shared, config: ES3Config) -> Material:
     """Compute everything `config.composition` needs, and with it all smaller compositions."""
     timeline = make_timeline(session, logs.events)
     pool = make_pool(session, logs)
     rows = _logged_rows(pool, logs)
     requests, test_requests = (rows.filter(rows.test == side).drop("test") for side in (False, True))
     train, test = (pool.filter(pool.test == side).drop("test") for side in (False, True))
-    attribution, pseudo_fates = {}, {}
+    labels, fates, steps = None, None, {}
     train = with_draws(train, config) if config.stage >= UNEXPOSED else _without_draws(train.filter(train.exposed))
     candidates = _levels_of_page(train)
     if config.stage >= ATTRIBUTED:
-        labels, fates = attribute(session, logs, pool, config)
+        labels, fates = attribute(session, logs, shared, pool, config)
         candidates = _with_attributed(candidates, labels)
-        attribution = _count_fates(session, fates)
     candidates = candidates.filter(candidates.stage >= 0)
     if config.stage >= SEARCHIFIED:
-        pseudo, pseudo_candidates, pseudo_fates = searchify(session, logs, pool, config)
+        pseudo, pseudo_candidates, steps = searchify(session, logs, shared, config)
         owners = pseudo.select("request_id", "user_id", "ts")
         pseudo_candidates = pseudo_candidates.inner_join(owners, "request_id").mutate(
             stage=ibis.literal(SEARCHIFIED, "int8"), chance=ibis.literal(1.0, "float32")
@@ -75,8 +80,10 @@ def prepare(session: Session, logs: Logs, shared, config: ES3Config) -> Material
         test_requests=test_rows,
         test_candidates=test_candidates,
         timeline=timeline,
-        attribution=attribution,
-        searchification=pseudo_fates,
+        pool=pool,
+        labels=labels,
+        fates=fates,
+        steps=steps,
     )
 
 
@@ -101,6 +108,7 @@ def view(material: Material, stage: int) -> tuple[ir.Table, ir.Table]:
                     f"{kind}_level": ibis.ifelse(kept, c[f"{kind}_level"], none),
                     f"{kind}_origin": ibis.ifelse(kept, c[f"{kind}_origin"], ibis.literal(-1, "int8")),
                     f"{kind}_label_ts": ibis.ifelse(kept, c[f"{kind}_label_ts"], ibis.literal(-1, "int64")),
+                    f"{kind}_weight": ibis.ifelse(kept, c[f"{kind}_weight"], ibis.literal(1.0, "float32")),
                 }
             )
     sure = c.exposed | (c.click_level > 1) | (c.purchase_level > 1)
@@ -130,6 +138,7 @@ def _levels_of_page(pool: ir.Table) -> ir.Table:
         levels[f"{kind}_level"] = ibis.ifelse(here, one, ibis.literal(0, "int8"))
         levels[f"{kind}_origin"] = ibis.ifelse(here, target, none)
         levels[f"{kind}_label_ts"] = pool[f"{kind}_ts"].fill_null(-1)
+        levels[f"{kind}_weight"] = ibis.literal(1.0, "float32")
     stage = ibis.cases((pool.exposed, EXPOSED), (pool.drawn, UNEXPOSED), else_=-1).cast("int8")
     columns = ("request_id", "item_id", "user_id", "ts", "exposed", "position", "rank", "price", "propensity", "chance")
     return pool.select(*columns, **levels, stage=stage)
@@ -139,7 +148,12 @@ def _with_attributed(candidates: ir.Table, labels: ir.Table) -> ir.Table:
     """Write attributed labels in; an unexposed candidate that got one joins the sample even if not drawn."""
     for name, kind in (("click", CLICK), ("purchase", PURCHASE)):
         some = labels.filter(labels.kind == kind).select(
-            to_request="request_id", to_item="item_id", new_level="level", new_origin="origin", new_ts="ts"
+            to_request="request_id",
+            to_item="item_id",
+            new_level="level",
+            new_origin="origin",
+            new_ts="ts",
+            new_weight="weight",
         )
         joined = candidates.left_join(some, (candidates.request_id == some.to_request) & (candidates.item_id == some.to_item))
         candidates = joined.mutate(
@@ -147,16 +161,8 @@ def _with_attributed(candidates: ir.Table, labels: ir.Table) -> ir.Table:
                 f"{name}_level": ibis.coalesce(joined.new_level, joined[f"{name}_level"]),
                 f"{name}_origin": ibis.coalesce(joined.new_origin, joined[f"{name}_origin"]),
                 f"{name}_label_ts": ibis.coalesce(joined.new_ts, joined[f"{name}_label_ts"]),
+                f"{name}_weight": ibis.coalesce(joined.new_weight, joined[f"{name}_weight"]),
             },
             stage=ibis.ifelse((joined.stage < 0) & joined.new_level.notnull(), ATTRIBUTED, joined.stage).cast("int8"),
-        ).drop("to_request", "to_item", "new_level", "new_origin", "new_ts")
+        ).drop("to_request", "to_item", "new_level", "new_origin", "new_ts", "new_weight")
     return candidates
-
-
-def _count_fates(session: Session, fates: ir.Table) -> dict[str, dict[str, int]]:
-    counted: dict[str, dict[str, int]] = {kind: dict.fromkeys(("events", *REASONS), 0) for kind in ("click", "purchase")}
-    names = {CLICK: "click", PURCHASE: "purchase"}
-    for row in session.fetch(fates.group_by("kind", "fate").aggregate(n=fates.count())).to_pylist():
-        counted[names[row["kind"]]][row["fate"]] = row["n"]
-        counted[names[row["kind"]]]["events"] += row["n"]
-    return counted

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
 
-RELEVANCE = ("category", "none")
+RELEVANCE = ("category", "text", "none")
 """Relevance rules of the attribution, in the words of the command line."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -51,6 +51,14 @@ class ES3Config:
     def stage(self) -> int:
         """Place of the composition in COMPOSITIONS, each of which holds all before it."""
         return COMPOSITIONS.index(self.composition)
+
+    @property
+    def searchifies(self) -> bool:
+        return self.composition == "searchified"
+
+    @property
+    def needs_words(self) -> bool:
+        return self.relevance == "text" or self.searchifies
 
 
 def parse_duration(text: str) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
@@ -127,8 +126,6 @@ def _listed(candidates: ir.Table) -> ir.Table:
         purchase=(candidates.purchase_level > 0).cast("int8"),
         click_ts=candidates.click_label_ts,
         purchase_ts=candidates.purchase_label_ts,
-        click_weight=ibis.literal(1.0, "float32"),
-        purchase_weight=ibis.literal(1.0, "float32"),
     )
 
 

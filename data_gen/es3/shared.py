@@ -8,6 +8,7 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_gen.es3.candidates import CLICK, TARGET, in_request
@@ -32,9 +33,10 @@ _SCHEMAS = {
 class Shared:
     """What searchification and the text rule need to know of all users and the whole catalogue.
 
-    `common`: an item's most frequent query from day `since` + 1 to day `until`. `nearest`: the query nearest to an item's title.
-    `item_words`: distinct word ids of each title. `query_terms`: words of each query with their rarity. `num_negatives`:
-    negatives a pseudo request. `facts` goes to the quality report. Tables that the configuration does not need are empty.
+    `common`: an item's most frequent query from day `since` + 1 to day `until`. `nearest`: the query nearest to an item's
+    title. `item_words`: distinct ids of a title's words that occur in queries, null if the title has no word. `query_terms`:
+    words of each query with their rarity. `num_negatives`: negatives a pseudo request. Tables that the configuration does not
+    need are empty.
     """
 
     common: ir.Table
@@ -42,7 +44,6 @@ class Shared:
     item_words: ir.Table
     query_terms: ir.Table
     num_negatives: int
-    facts: dict[str, Any]
 
 
 def write_shared(session: Session, logs: Logs, config: ES3Config, out: Path) -> None:
@@ -52,6 +53,7 @@ def write_shared(session: Session, logs: Logs, config: ES3Config, out: Path) -> 
     if config.needs_words:
         titles, texts = _titles(session, logs), _texts(session, logs)
         item_words, query_words, weights = word_ids(titles["title"], texts["text"])
+        item_words = pc.if_else(_says_anything(titles["title"]), item_words, None)
         tables["item_words"] = pa.table([titles["item_id"], item_words], schema=_SCHEMAS["item_words"])
         tables["query_terms"] = _terms(texts["query_id"], query_words, weights)
     if config.searchifies:
@@ -67,11 +69,16 @@ def write_shared(session: Session, logs: Logs, config: ES3Config, out: Path) -> 
     (out / FACTS).write_text(json.dumps(facts))
 
 
+def read_facts(directory: Path) -> dict[str, Any]:
+    """Return what `write_shared` found out for the quality report, without the tables."""
+    return json.loads((directory / FACTS).read_text())
+
+
 def read_shared(session: Session, directory: Path) -> Shared:
     """Return the facts that `write_shared` wrote."""
-    facts = json.loads((directory / FACTS).read_text())
+    facts = read_facts(directory)
     tables = {name: session.read(parquet_files(directory / name), schema) for name, schema in _SCHEMAS.items()}
-    return Shared(num_negatives=facts["num_negatives"], facts=facts, **tables)
+    return Shared(num_negatives=facts["num_negatives"], **tables)
 
 
 def _num_negatives(session: Session, logs: Logs) -> int:
@@ -88,6 +95,10 @@ def _titles(session: Session, logs: Logs) -> pa.Table:
 
 def _texts(session: Session, logs: Logs) -> pa.Table:
     return session.fetch(logs.queries.select("query_id", "text").order_by("query_id"))
+
+
+def _says_anything(titles: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.match_substring_regex(titles, r"[\pL\pN]"), False)
 
 
 def _terms(queries: pa.ChunkedArray, words: pa.ListArray, weights: Any) -> pa.Table:

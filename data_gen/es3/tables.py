@@ -20,7 +20,19 @@ from data_gen.es3.catalogue import TS_LIMIT, check_columns, count_rows, part_fil
 from data_gen.es3.hashing import with_hash
 from data_gen.es3.session import Session, parquet_files
 from unisc.data import manifest
-from unisc.data.schema import CANDIDATES, EVENTS, ITEMS, KINDS, LOG_TABLES, ORACLE, QUERIES, REQUESTS, USERS, TableSchema
+from unisc.data.schema import (
+    CANDIDATES,
+    CAUSES,
+    EVENTS,
+    ITEMS,
+    KINDS,
+    LOG_TABLES,
+    ORACLE,
+    QUERIES,
+    REQUESTS,
+    USERS,
+    TableSchema,
+)
 from unisc.errors import InputError
 
 QUARANTINE = pa.schema(
@@ -40,6 +52,7 @@ REQUEST_LIMIT = 2**51
 
 _NAME = "intake.json"
 _FACTS = (REQUESTS, CANDIDATES, EVENTS)
+_TRUTH = (ORACLE, CAUSES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +60,7 @@ class Logs:
     """Checked log tables of some users: every declared column present (null where the logs lack it), every reference resolved.
 
     `domain` and `kind` are integer codes: places in `domains` and in KINDS. `requests` has `test`, true in the test split.
-    `oracle` holds true probabilities where the logs have them, for the quality report alone. `absent` names optional item
+    `oracle` and `causes` hold the truth where the logs have it, for the quality report alone. `absent` names optional item
     columns that the logs do not have.
     """
 
@@ -61,6 +74,7 @@ class Logs:
     candidates: ir.Table
     events: ir.Table
     oracle: ir.Table | None
+    causes: ir.Table | None
     absent: frozenset[str]
 
 
@@ -169,14 +183,17 @@ def intake(session: Session, header: Header, out: Path, *, buckets: int, max_qua
     session.write(requests, out / "requests", by="bucket")
     session.write(candidates, out / "candidates", by="bucket")
     session.write(events, out / "events", by="bucket")
-    has_oracle = any((directory / ORACLE.name).glob("part-*.parquet"))
-    if has_oracle:
-        truth = check.read(ORACLE).inner_join(owners.select("known_request", "bucket"), [("request_id", "known_request")])
-        session.write(truth.drop("known_request"), out / "oracle", by="bucket")
+    truth = [schema.name for schema in _TRUTH if any((directory / schema.name).glob("part-*.parquet"))]
+    for schema in _TRUTH:
+        if schema.name in truth:
+            told = check.read(schema).inner_join(owners.select("known_request", "bucket"), [("request_id", "known_request")])
+            if schema is CAUSES:
+                told = told.mutate(domain=_code(told.domain, domains), kind=_code(told.kind, KINDS))
+            session.write(told.drop("known_request"), out / schema.name, by="bucket")
     (out / "quarantine").mkdir()
     aside = session.fetch(ibis.union(*check.aside)).cast(QUARANTINE) if check.aside else QUARANTINE.empty_table()
     pq.write_table(aside.sort_by([(n, "ascending") for n in QUARANTINE.names]), out / "quarantine" / "part-00000.parquet")
-    (out / _NAME).write_text(json.dumps({"absent": sorted(absent), "has_oracle": has_oracle}))
+    (out / _NAME).write_text(json.dumps({"absent": sorted(absent), "truth": truth}))
 
 
 def open_logs(session: Session, header: Header, intaken: Path, bucket: int | None = None) -> Logs:
@@ -184,7 +201,7 @@ def open_logs(session: Session, header: Header, intaken: Path, bucket: int | Non
     facts = json.loads((intaken / _NAME).read_text())
     folder = "bucket=*" if bucket is None else f"bucket={bucket}"
     tables = {}
-    for schema in (*_FACTS, ORACLE):
+    for schema in (*_FACTS, *_TRUTH):
         files = sorted((intaken / schema.name).glob(f"{folder}/*.parquet"))
         # Cast, since an engine may write a column wider than the expression says.
         kept = _kept_schema(schema)
@@ -199,7 +216,8 @@ def open_logs(session: Session, header: Header, intaken: Path, bucket: int | Non
         requests=tables["requests"],
         candidates=tables["candidates"],
         events=tables["events"],
-        oracle=tables["oracle"] if facts["has_oracle"] else None,
+        oracle=tables["oracle"] if "oracle" in facts["truth"] else None,
+        causes=tables["causes"] if "causes" in facts["truth"] else None,
         absent=frozenset(facts["absent"]),
     )
 

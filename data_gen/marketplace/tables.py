@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from data_gen.marketplace.config import DOMAINS, REC, SEARCH, SHOP
 from data_gen.marketplace.shard import Turn
 from data_gen.marketplace.world import World
-from unisc.data.schema import CANDIDATES, EVENTS, ITEMS, KINDS, ORACLE, QUERIES, REQUESTS, USERS, TableSchema
+from unisc.data.schema import CANDIDATES, CAUSES, EVENTS, ITEMS, KINDS, ORACLE, QUERIES, REQUESTS, USERS, TableSchema
 
-SHARDED = (REQUESTS, CANDIDATES, EVENTS, ORACLE)
+SHARDED = (REQUESTS, CANDIDATES, EVENTS, ORACLE, CAUSES)
 """Tables with one part file a shard; the others are written once."""
 _SPLIT_FLOATS = ["p_click", "p_purchase", "p_click_top"]
 """Columns with hardly a value twice: a dictionary of them would be larger than they are."""
@@ -96,16 +96,16 @@ def write_turns(world: World, writers: dict[str, TableWriter], turns: list[Turn]
 
     here = all_of("event_here")
     of_event = np.concatenate([t.request_id[t.event_request] for t in turns])
-    writers["events"].write(
-        {
-            "user_id": pa.array(np.concatenate([t.user_id[t.event_request] for t in turns])),
-            "item_id": pa.array(all_of("event_item")),
-            "ts": pa.array(all_of("event_ts")),
-            "domain": names.take(pa.array(all_of("event_domain"))),
-            "kind": pa.array(KINDS).take(pa.array(all_of("event_kind"))),
-            "request_id": pa.array(of_event, mask=~here),
-        }
-    )
+    events = {
+        "user_id": pa.array(np.concatenate([t.user_id[t.event_request] for t in turns])),
+        "item_id": pa.array(all_of("event_item")),
+        "ts": pa.array(all_of("event_ts")),
+        "domain": names.take(pa.array(all_of("event_domain"))),
+        "kind": pa.array(KINDS).take(pa.array(all_of("event_kind"))),
+    }
+    writers["events"].write({**events, "request_id": pa.array(of_event, mask=~here)})
+    elsewhere = pa.array(np.flatnonzero(~here))
+    writers["causes"].write({**{n: c.take(elsewhere) for n, c in events.items()}, "request_id": pa.array(of_event[~here])})
 
 
 def _attribute_lists(attributes: np.ndarray, pad: int) -> pa.Array:

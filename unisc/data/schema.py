@@ -155,8 +155,24 @@ ORACLE = TableSchema(
 this impression wherever it finishes, `p_click_top` as if shown in the top slot.
 """
 
+CAUSES = TableSchema(
+    name="causes",
+    columns=pa.schema(
+        [
+            ("user_id", pa.int32()),
+            ("item_id", pa.int32()),
+            ("ts", pa.int64()),
+            ("domain", pa.string()),
+            ("kind", pa.string()),
+            ("request_id", pa.int64()),
+        ]
+    ),
+)
+"""The request that led to each event which happened on none, known for a synthetic shop only; for judging attributed labels."""
+
 LOG_TABLES = {t.name: t for t in (ITEMS, USERS, QUERIES, REQUESTS, CANDIDATES, EVENTS)}
-"""The tables every log directory must hold; a directory `<name>/part-*.parquet` each. A synthetic shop adds `oracle`."""
+"""The tables every log directory must hold; a directory `<name>/part-*.parquet` each. A synthetic shop adds `oracle`
+and `causes`."""
 
 _I8, _I16, _I32, _I64, _F32 = (pa.list_(t) for t in (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32()))
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unisc.data import manifest
-from unisc.data.schema import LOG_TABLES, SAMPLES
+from unisc.data.schema import CAUSES, LOG_TABLES, ORACLE, SAMPLES
 
 DAY = 86400
 TEST_START = 10 * DAY
@@ -141,13 +141,13 @@ def read_samples():
 
 @pytest.fixture(scope="session")
 def busy_logs(tmp_path_factory, make_shop):
-    """A few hundred requests in three domains over eleven days, the last of them the test day."""
+    """A few hundred requests in three domains over eleven days, the last of them the test day; with a truth, made up."""
     rng = np.random.default_rng(0)
     shop = make_shop()
     for i in range(40):
         shop.item(i, categories=(0, i % 4 // 2, i % 4), brand=i % 3, title=f"word{i % 5} thing{i % 7}")
     queries = [shop.query(f"word{i} thing{i}", category_3=i % 4 if i % 2 else None) for i in range(5)]
-    users = [shop.user() for _ in range(25)]
+    users, causes = [shop.user() for _ in range(25)], []
     for _ in range(330):
         user, ts = int(rng.choice(users)), int(rng.integers(0, 11 * DAY))
         domain = str(rng.choice(shop.domains))
@@ -158,7 +158,16 @@ def busy_logs(tmp_path_factory, make_shop):
             if rng.random() < 0.3:
                 shop.event(user, item, ts + int(rng.integers(1, 99)), domain, request=request)
                 if rng.random() < 0.4:
-                    shop.event(user, item, ts + int(rng.integers(99, DAY)), "shop", "purchase")
+                    later = ts + int(rng.integers(99, DAY))
+                    shop.event(user, item, later, "shop", "purchase")
+                    causes.append((user, item, later, "shop", "purchase", request))
         if rng.random() < 0.3:
             shop.event(user, int(rng.integers(40)), ts + 7, "rec", str(rng.choice(["click", "cart", "purchase"])))
-    return shop.write(tmp_path_factory.mktemp("busy") / "logs")
+    n = len(shop.rows["candidates"])
+    truth = {name: [row[name] for row in shop.rows["candidates"]] for name in ("request_id", "item_id")}
+    truth |= {name: rng.random(n, np.float32) for name in ("p_click", "p_purchase", "p_click_top")}
+    return shop.write(
+        tmp_path_factory.mktemp("busy") / "logs",
+        oracle=pa.table(truth, schema=ORACLE.columns),
+        causes=pa.table([list(column) for column in zip(*causes, strict=True)], schema=CAUSES.columns),
+    )

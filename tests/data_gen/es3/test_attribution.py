@@ -179,3 +179,44 @@ def test_without_relevance_rule_the_irrelevant_is_attributed(tmp_path, shop, rea
     logs = shop.write(tmp_path / "logs")
     build(logs, tmp_path / "out", ES3Config(composition="attributed", relevance="none"), threads=1)
     assert read_samples(tmp_path / "out")[request]["candidates"][1]["click_level"] == 2
+
+
+def test_text_relevance_asks_for_enough_of_the_querys_rare_words(tmp_path, shop, read_samples):
+    # "red" is in three of four queries and "kettle" in one: weights ln(5/4) + 1 = 1.223 and ln(5/2) + 1 = 1.916.
+    asked = shop.query("red kettle")
+    shop.query("red shirt"), shop.query("red hat"), shop.query("blue coat")
+    titles = {1: "Red pot", 2: "steel KETTLE", 3: "RED kettle!", 4: "green pot", 5: ""}
+    for item, title in titles.items():
+        shop.item(item, title=title)
+    user = shop.live().user()
+    request = shop.request(user, T, shown=list(titles), query=asked)
+    for item in titles:
+        shop.event(user, item, T + item, "rec")
+    logs = shop.write(tmp_path / "logs")
+    for threshold, labelled in ((0.3, {1, 2, 3, 5}), (0.5, {2, 3, 5}), (0.7, {3, 5}), (1.0, {3, 5})):
+        out = tmp_path / f"out-{threshold}"
+        config = ES3Config(composition="attributed", relevance="text", text_threshold=threshold)
+        made = build(logs, out, config, threads=1)
+        row = read_samples(out)[request]
+        assert {i for i, c in row["candidates"].items() if c["click"]} == labelled, (
+            "a title that says nothing is not held against"
+        )
+        assert made["quality"]["attribution"]["click"]["not_relevant"] == len(titles) - len(labelled)
+
+
+def test_labels_weigh_less_with_lag_and_level(tmp_path, shop, read_samples):
+    user = shop.live().user()
+    request = shop.request(user, T, shown=[1, 2, 3], hidden=[4])
+    shop.event(user, 1, T + 5, request=request)
+    shop.event(user, 2, T + 6 * HOUR, "rec")
+    shop.event(user, 4, T + 12 * HOUR, "rec")
+    shop.event(user, 1, T + 24 * HOUR, "rec", "purchase")
+    logs = shop.write(tmp_path / "logs")
+    config = ES3Config(composition="attributed", label_half_life=12 * HOUR, level_confidence=0.5)
+    build(logs, tmp_path / "out", config, threads=1)
+    c = read_samples(tmp_path / "out")[request]["candidates"]
+    assert c[1]["click_weight"] == 1, "the page's own"
+    assert c[2]["click_weight"] == pytest.approx(0.5**0.5 * 0.5, abs=1e-6)
+    assert c[4]["click_weight"] == pytest.approx(0.5 * 0.5**2, abs=1e-6)
+    assert c[1]["purchase_weight"] == pytest.approx(0.5**2 * 0.5, abs=1e-6)
+    assert c[3]["click_weight"] == 1, "no label"

@@ -31,6 +31,11 @@ def test_one_composition_alone_is_the_same_bytes_whatever_the_threads(busy_logs,
     assert files(tmp_path / "one") == files(all_built[0] / composition)
 
 
+def test_the_number_of_buckets_changes_nothing(busy_logs, all_built, tmp_path):
+    build(busy_logs, tmp_path / "one", ES3Config(composition="searchified"), threads=1, buckets=5)
+    assert files(tmp_path / "one") == files(all_built[0] / "searchified")
+
+
 def test_another_seed_draws_others(busy_logs, all_built, tmp_path, read_samples):
     build(busy_logs, tmp_path / "one", ES3Config(composition="unexposed", seed=1), threads=1)
     here, there = read_samples(tmp_path / "one"), read_samples(all_built[0] / "unexposed")

@@ -1,10 +1,12 @@
 """Pseudo requests: their negatives, their queries by fallback level, their labels, and the fate of every feed click."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
 from data_gen.es3 import ES3Config, build
+from data_gen.es3.searchify import SLOTS
 from unisc.data.schema import LOG_TABLES
 
 DAY = 86400
@@ -75,7 +77,14 @@ def built(tmp_path_factory, make_shop, read_samples):
             pseudo[row["user_id"], positive] = row
     users = {r["request_id"]: r["user_id"] for r in shop.rows["requests"]}
     return SimpleNamespace(
-        pseudo=pseudo, made=made, users=users, quality=manifest["quality"], own=own, common=common, near=near
+        pseudo=pseudo,
+        events=shop.rows["events"],
+        made=made,
+        users=users,
+        quality=manifest["quality"],
+        own=own,
+        common=common,
+        near=near,
     )
 
 
@@ -116,8 +125,8 @@ def test_query_by_fallback_level(built, feed, item, query, level):
 def test_every_feed_click_has_one_fate(built):
     fates = built.quality["searchification"]
     assert {k: v for k, v in fates.items() if k != "query_level"} == {
-        "searchified": 3, "test_period": 1, "no_impression_list": 1, "repeated_click": 1, "not_exposed": 1,
-        "no_similar_negative": 1, "no_query": 1,
+        "clicks": 9, "searchified": 3, "test_period": 1, "no_impression_list": 1, "repeated_click": 1, "not_exposed": 1,
+        "too_many_clicks": 0, "no_similar_negative": 1, "no_query": 1,
     }  # fmt: skip
     assert {k: v["requests"] for k, v in fates["query_level"].items()} == {
         "own past query": 1, "co-occurring query": 1, "nearest query": 1,
@@ -134,3 +143,42 @@ def test_logs_without_lists_elsewhere_give_none_and_say_so(tmp_path, shop):
     made = build(shop.write(tmp_path / "logs"), tmp_path / "out", ES3Config(composition="searchified"), threads=1)
     assert made["quality"]["searchification"]["searchified"] == 0
     assert "no click of another domain" in made["quality"]["searchification"]["note"]
+
+
+def test_a_pseudo_requests_id_says_which_click_it_is_made_of(built):
+    for (_, positive), row in built.pseudo.items():
+        request, place = divmod(-1 - row["request_id"], SLOTS)
+        assert built.users[request] == row["user_id"]
+        clicked = sorted({e["item_id"] for e in built.events if e["request_id"] == request and e["kind"] == "click"})
+        assert clicked[place] == positive
+
+
+@pytest.mark.parametrize(
+    ("negatives", "expected"),
+    [("similar", {0: {1, 2}, 9: {1, 2}}), ("all", {0: {*range(1, 9)}, 9: {*range(1, 9)}}), ("random", None)],
+)
+def test_which_negatives(tmp_path, shop, read_samples, negatives, expected):
+    for i in range(10):
+        shop.item(i, categories=(1, 1, 1) if i in (0, 1, 2, 3, 9) else (2, 2, 2))
+    user, query = shop.live().user(), shop.query("things")
+    shop.event(user, 0, T + 5, request=(asked := shop.request(user, T, shown=[0, 9], query=query)))
+    shop.event(user, 9, T + 5, request=asked)
+    feed = shop.request(user, T + 60, shown=list(range(10)), domain="rec")
+    shop.event(user, 0, T + 65, "rec", request=feed)
+    shop.event(user, 9, T + 70, "rec", request=feed)
+    logs = shop.write(tmp_path / "logs")
+    config = ES3Config(composition="searchified", negatives=negatives)
+    build(logs, tmp_path / "out", config, threads=1)
+    found = {
+        next(i for i, c in row["candidates"].items() if c["click"]): {i for i, c in row["candidates"].items() if not c["click"]}
+        for row in read_samples(tmp_path / "out").values()
+        if row["origin"] == "searchified"
+    }
+    if expected:
+        assert found == expected
+    else:
+        # Two searches show three items: 2 x 1.5 - 1 = 2 negatives, drawn from all eight.
+        assert {len(items) for items in found.values()} == {2}
+        assert all(items <= {*range(1, 9)} for items in found.values())
+        build(logs, tmp_path / "other", dataclasses.replace(config, seed=7), threads=1)
+        assert read_samples(tmp_path / "out") != read_samples(tmp_path / "other")

@@ -34,7 +34,7 @@ def by_duckdb(busy_logs, tmp_path_factory):
 def test_every_row_of_both_engines_is_the_same(busy_logs, by_duckdb, tmp_path):
     expected, made = by_duckdb
     by_spark = build(
-        busy_logs, tmp_path / "out", ES3Config(composition="searchified"), engine="spark", master="local[2]", buckets=1
+        busy_logs, tmp_path / "out", ES3Config(composition="searchified"), engine="spark", master="local[2]", buckets=2
     )
     for name in ("train", "test", "items", "users", "queries", "quarantine.parquet"):
         schema, found = rows(tmp_path / "out", name)

@@ -6,16 +6,19 @@ import pytest
 
 from data_gen.marketplace.config import MarketplaceConfig
 from unisc.data import manifest
-from unisc.data.schema import KINDS, LOG_TABLES, ORACLE
+from unisc.data.schema import CAUSES, KINDS, LOG_TABLES, ORACLE
 
 
 def one(query, logs, sql):
     return next(iter(query(logs, sql).values()))[0]
 
 
-@pytest.mark.parametrize("name", [*LOG_TABLES, "oracle"])
+TABLES = {**LOG_TABLES, "oracle": ORACLE, "causes": CAUSES}
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_every_part_has_exactly_the_declared_schema(default_logs, name):
-    declared = {**LOG_TABLES, "oracle": ORACLE}[name].columns
+    declared = TABLES[name].columns
     if name == "candidates":  # the shop's ranker is deterministic
         declared = declared.remove(declared.get_field_index("propensity"))
     parts = sorted((default_logs / name).glob("part-*.parquet"))
@@ -24,9 +27,9 @@ def test_every_part_has_exactly_the_declared_schema(default_logs, name):
         assert pq.read_schema(part).equals(declared), part
 
 
-@pytest.mark.parametrize("name", [*LOG_TABLES, "oracle"])
+@pytest.mark.parametrize("name", TABLES)
 def test_keys_are_unique_and_nulls_only_where_declared(default_logs, query, name):
-    schema = {**LOG_TABLES, "oracle": ORACLE}[name]
+    schema = TABLES[name]
     if schema.key:
         key = ", ".join(schema.key)
         repeated = f"SELECT count(*) FROM (SELECT {key} FROM {{{name}}} GROUP BY {key} HAVING count(*) > 1)"
@@ -139,3 +142,15 @@ def test_titles_and_queries_are_made_of_the_same_words(default_logs, query):
     queries = query(default_logs, "SELECT text, category_3 FROM {queries} WHERE category_3 IS NOT NULL")
     spelled = [leaf_word[leaf] in text.split() for leaf, text in zip(queries["category_3"], queries["text"], strict=True)]
     assert 0.8 < np.mean(spelled) <= 1.0  # some are misspelled
+
+
+def test_causes_name_an_earlier_click_of_the_same_user_on_the_item_for_every_event_on_no_request(default_logs, query):
+    assert one(query, default_logs, "SELECT count(*) FROM {causes}") > 0
+    events = "SELECT user_id, item_id, ts, domain, kind FROM {events} WHERE request_id IS NULL"
+    causes = "SELECT user_id, item_id, ts, domain, kind FROM {causes}"
+    for one_way in (f"({events}) EXCEPT ALL ({causes})", f"({causes}) EXCEPT ALL ({events})"):
+        assert one(query, default_logs, f"SELECT count(*) FROM ({one_way})") == 0
+    clicked = """SELECT count(*) FROM {causes} c WHERE EXISTS (SELECT 1 FROM {events} e JOIN {requests} r USING (request_id)
+        WHERE e.request_id = c.request_id AND e.item_id = c.item_id AND e.user_id = c.user_id AND e.kind = 'click'
+        AND e.ts < c.ts AND r.domain <> c.domain)"""
+    assert one(query, default_logs, clicked) == one(query, default_logs, "SELECT count(*) FROM {causes}")
