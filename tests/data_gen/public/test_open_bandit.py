@@ -124,6 +124,13 @@ def test_groups_are_segments_not_users(tmp_path):
     }
 
 
+def test_rows_that_differ_anywhere_are_not_one(tmp_path):
+    row = shown(90, 1, 2, 0.125)
+    others = [{"propensity_score": 0.25}, {"click": 1}, {"user_feature_3": "w"}, {"position": 3}, {"policy": "random"}]
+    made = read(write(tmp_path, [*ROWS, row, *({**row, **other} for other in others), row]), test_share=0.25)
+    assert made.quality["rows"]["logs"] == {"in": 12, "kept": 10, "dropped": {"repeats a row": 2}}
+
+
 def test_published_files_say_the_same(tmp_path):
     one, many = read(write(tmp_path / "a"), test_share=0.25), read(publish(tmp_path / "b"), test_share=0.25)
     assert all(one.tables[name].equals(many.tables[name]) for name in LOG_TABLES)

@@ -83,6 +83,13 @@ def test_sessions_stay_whole_and_straddling_ones_are_left_out(logs):
     }  # fmt: skip
 
 
+def test_a_session_whose_last_second_is_the_first_of_the_test_split_straddles(tmp_path):
+    late = [row("e", 990, 1, IMAGE, "10"), row("e", 1000, 2, OUT, "10", "10|50", "1|2")]
+    made = convert(write(tmp_path / "source", ROWS + late), tmp_path / "logs", test_share=0.15)
+    assert made["test_start"] == 1000
+    assert made["quality"]["sessions"] == {"all": 5, "train": 2, "test": 1, "straddling, left out": 2}
+
+
 def test_order_within_a_second_becomes_order_in_time(logs):
     directory, made = logs
     ids = {10: 0, 30: 1, 50: 2, 70: 3}
