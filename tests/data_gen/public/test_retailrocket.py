@@ -110,8 +110,8 @@ def bad(change, place=1):
         (bad({"behavior": "like"}), r"interactions.parquet: column behavior holds 'like' in row 2, not one of view, cart, buy"),
         (bad({"timestamp": 1000 * T0}, place=2), "column timestamp holds '1433222501000' in row 3, not a time"),
         (bad({"user": None}), "column user holds 'None' in row 2, but every row needs a value"),
-        ([{**r, "user": f"u{r['user']}"} for r in ROWS], "column user is no int64"),
-        ([{**r, "user": r["user"] + 0.5} for r in ROWS], "column user is no int64"),
+        ([{**r, "user": f"u{r['user']}"} for r in ROWS], "column user is string; give it as int64"),
+        ([{**r, "user": r["user"] + 0.5} for r in ROWS], "column user holds '7.5' in row 1, which does not fit"),
         ([{k: v for k, v in r.items() if k != "item"} for r in ROWS], "column item is missing"),
         (ROWS[:0], "column user is missing"),
     ],
@@ -130,7 +130,7 @@ def test_unusable_folders_are_one_clear_line(tmp_path):
         read(tmp_path)
     write(tmp_path)
     pq.write_table(pa.Table.from_pylist(ROWS)[:0], tmp_path / SUBSET)
-    with pytest.raises(InputError, match="has a header and no rows"):
+    with pytest.raises(InputError, match="interactions.parquet: holds no rows"):
         read(tmp_path)
     (tmp_path / SUBSET).write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"interactions.parquet: cannot be read"):

@@ -48,7 +48,9 @@ ROWS = [
 
 def write(folder: Path, rows) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "events.parquet")
+    found = pa.Table.from_pylist(rows)
+    text = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in found.schema]
+    pq.write_table(found.cast(pa.schema(text)), folder / "events.parquet")
     return folder
 
 
