@@ -130,7 +130,7 @@ def test_unusable_folders_are_one_clear_line(tmp_path):
         read(tmp_path)
     write(tmp_path)
     pq.write_table(pa.Table.from_pylist(ROWS)[:0], tmp_path / SUBSET)
-    with pytest.raises(InputError, match="interactions.parquet: holds no rows"):
+    with pytest.raises(InputError, match=r"interactions.parquet: holds no rows"):
         read(tmp_path)
     (tmp_path / SUBSET).write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"interactions.parquet: cannot be read"):
