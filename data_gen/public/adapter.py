@@ -77,7 +77,8 @@ class Converted:
 
     `tables` holds only tables the source supports, each with its declared schema less the optional columns it lacks. `domains`
     (the target first) and `test_start` (unix seconds) are None where the tables have no domain or no time. `quality` is what
-    the reader left out or had to assume, in counts and sentences.
+    the reader left out or had to assume, in counts and sentences; `config` what they were made of and with, where a caller
+    compares it (it is part of the fingerprint).
     """
 
     tables: Mapping[str, pa.Table]
@@ -85,6 +86,7 @@ class Converted:
     test_start: int | None = None
     end_ts: int | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -140,7 +142,7 @@ def convert(adapter: Adapter, path: Path, out: Path) -> dict[str, Any]:
         made = manifest.write(
             aside,
             kind=converted.kind,
-            config={"source": adapter.name},
+            config={"source": adapter.name, **converted.config},
             counts={name: len(table) for name, table in converted.tables.items()},
             end_ts=converted.end_ts,
             gives=list(adapter.gives),
