@@ -28,7 +28,7 @@ def read(file: Path, schema: pa.Schema) -> Source:
         raise InputError(f"{file}: not found; give the folder that holds this file")
     try:
         # Not read_table, which takes folder names like a=b above the file for further columns.
-        with pq.ParquetFile(file) as opened:
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
             found = opened.schema_arrow
             for name in schema.names:
                 _check_column(file, found, schema.field(name))
