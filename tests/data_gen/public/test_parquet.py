@@ -1,6 +1,7 @@
 """The reader of Parquet sources: what it converts, and one line for what it cannot use."""
 
 import datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_gen.public import parquet
-from data_gen.public.delimited import needed
+from data_gen.public.delimited import Source, needed
 from unisc.errors import InputError
 
 NEW_YEAR = datetime.datetime(2011, 1, 1, 0, 0, 0, 999_999)
@@ -119,6 +120,21 @@ def test_a_damaged_file_is_one_line_or_a_sound_table(tmp_path_factory, place, va
     else:
         assert not cut
         assert made.table.schema.types == SCHEMA.types
+
+
+def test_a_changed_value_is_found_by_its_checksum(tmp_path):
+    plain = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
+    file = write(tmp_path, good(), **plain)
+    stored = np.array([1, 2, 3]).tobytes()
+    file.write_bytes(file.read_bytes().replace(stored, np.array([1, 9, 3]).tobytes(), 1))
+    with pytest.raises(InputError, match="cannot be read"):
+        parquet.read(file, SCHEMA)
+
+
+def test_rows_are_counted_through_all_chunks():
+    chunks = pa.chunked_array([[[1], []], [[2]], [[3], [0, -1]]], pa.list_(pa.int32()))
+    with pytest.raises(InputError, match=r"column items holds '\[0, -1\]' in row 5"):
+        parquet.refuse_negative(Source(file=Path("a.parquet"), table=pa.table({"items": chunks}), first_row=1), "items")
 
 
 def test_ids_are_refused_by_row(tmp_path):
