@@ -65,7 +65,14 @@ RANKED_LISTS = TableSchema(
 in KINDS, `history_query_ids` -1 where there was no query, `history_ages` seconds before the list.
 """
 
-TABLES = {**LOG_TABLES, INTERACTIONS.name: INTERACTIONS, SEQUENCES.name: SEQUENCES, RANKED_LISTS.name: RANKED_LISTS}
+SEMANTIC_IDS = TableSchema(
+    name="semantic_ids",
+    columns=pa.schema([("item_id", pa.int32()), ("codes", pa.list_(pa.int32()))]),
+    key=("item_id",),
+)
+"""An item as a path of codes, coarse to fine, as many in every row and each from 0 in its own level; items may share one."""
+
+TABLES = {**LOG_TABLES, **{t.name: t for t in (INTERACTIONS, SEQUENCES, RANKED_LISTS, SEMANTIC_IDS)}}
 KINDS_OF_DIRECTORY = ("logs", "events", "lists", "sequences")
 """`logs`: all six log tables, what ES3 needs. `events`: items, users and events, no lists. `lists`: labelled lists with
 histories, no absolute times. `sequences`: neither times nor lists."""
