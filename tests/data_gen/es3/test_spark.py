@@ -31,20 +31,34 @@ def by_duckdb(busy_logs, tmp_path_factory):
     return out, build(busy_logs, out, ES3Config(composition="searchified"), threads=1)
 
 
-def test_every_row_of_both_engines_is_the_same(busy_logs, by_duckdb, tmp_path):
-    expected, made = by_duckdb
-    by_spark = build(
-        busy_logs, tmp_path / "out", ES3Config(composition="searchified"), engine="spark", master="local[2]", buckets=2
-    )
+OPTIONS = [
+    {},
+    {
+        "relevance": "text",
+        "sampling": "stratum",
+        "negatives": "random",
+        "label_half_life": 43_200,
+        "level_confidence": 0.5,
+        "history_max_age": 432_000,
+    },
+    {"composition": "unexposed", "sampling": "hard", "relevance": "none"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["default", "text", "hard"])
+def test_every_row_of_both_engines_is_the_same(busy_logs, tmp_path, options):
+    config = ES3Config(**{"composition": "searchified", **options})
+    made = build(busy_logs, tmp_path / "duckdb", config, threads=1)
+    by_spark = build(busy_logs, tmp_path / "spark", config, engine="spark", master="local[2]", buckets=2)
     for name in ("train", "test", "items", "users", "queries", "quarantine.parquet"):
-        schema, found = rows(tmp_path / "out", name)
-        assert (schema, repr(found)) == (rows(expected, name)[0], repr(rows(expected, name)[1])), name
+        (schema, expected), (found_schema, found) = rows(tmp_path / "duckdb", name), rows(tmp_path / "spark", name)
+        assert (found_schema, repr(found)) == (schema, repr(expected)), name
     assert by_spark["quality"] == made["quality"]
     assert by_spark["counts"] == made["counts"]
     assert by_spark["fingerprint"] == made["fingerprint"], "the shards are the same bytes"
     assert (by_spark["engine"], made["engine"]) == ("spark", "duckdb")
     assert "pyspark" in by_spark["versions"]
-    assert manifest.read(tmp_path / "out", kind="samples", verify=True)
+    assert manifest.read(tmp_path / "spark", kind="samples", verify=True)
 
 
 def test_a_worker_lost_in_the_middle_costs_no_row(busy_logs, by_duckdb, tmp_path, monkeypatch):
