@@ -1,7 +1,8 @@
 """The tables of a converted public log as TFDS datasets of block records, a configuration a table.
 
 Splits: those of the table's `split` column where it has one; else `train` and `test` of a table with times, parted by the
-directory's `test_start`; else `all`, the whole table. Rows keep their order within a split, and every column stays.
+directory's `test_start`; else `whole`. (`all`, to the library, is every split together, so none can have that name; it reads a
+whole table in any case.) Rows keep their order within a split, and every column stays.
 """
 
 import json
@@ -22,7 +23,7 @@ from unisc.errors import InputError
 
 KIND = "tables"
 """The kind that the manifest of such a dataset directory states."""
-WHOLE = "all"
+WHOLE = "whole"
 PARALLEL = {
     RANKED_LISTS.name: (
         ("item_ids", "labels"),
@@ -64,10 +65,13 @@ class PublicTable(BlockBuilder, skip_registration=True):
 
     def rows(self) -> Mapping[str, Rows]:
         """Return the table's splits; each is read from the files when it is written."""
-        sizes = dict.fromkeys(self.split_names, 0)
+        sizes, num_rows = dict.fromkeys(self.split_names, 0), 0
         for batch in self._read(self._decided_by()):
+            num_rows += batch.num_rows
             for split in self.split_names:
                 sizes[split] += batch.num_rows if split == WHOLE else pc.sum(self._belongs(batch, split), min_count=0).as_py()
+        if sum(sizes.values()) != num_rows:
+            raise InputError(f"{self.files[0].parent}: column ts holds nulls, so rows without a split; {REMEDY}")
         return {split: Rows(num_rows=size, batches=lambda split=split: self._rows_of(split)) for split, size in sizes.items()}
 
     def _split_names(self) -> tuple[str, ...]:
@@ -76,7 +80,7 @@ class PublicTable(BlockBuilder, skip_registration=True):
                 {value for batch in self._read(["split"]) for value in batch.column(0).unique().to_pylist()}, key=str
             )
             for name in found:
-                if not isinstance(name, str) or not re.fullmatch(r"[a-z]\w*", name) or name == WHOLE:
+                if not isinstance(name, str) or not re.fullmatch(r"[a-z]\w*", name) or name in ("all", WHOLE):
                     raise InputError(f"{self.files[0].parent}: column split holds {name!r}, not a split's name; {REMEDY}")
             return tuple(found) or (WHOLE,)
         return ("train", "test") if "ts" in self.schema.names and self.test_start is not None else (WHOLE,)
