@@ -138,8 +138,15 @@ DAMAGE = {
     "manifest.json: does not match its own fingerprint": edit("manifest.json", lambda d: d["config"]["domains"].reverse()),
     "manifest.json: does not match its own": edit("manifest.json", lambda d: d["config"]["layout"].update(max_scene=99)),
     "count different requests": edit("manifest.json", lambda d: d["counts"].update(train_requests=199)),
-    "says nothing of 'train_requests'": edit("manifest.json", lambda d: d["counts"].clear()),
+    r"config or counts cannot be read \(KeyError: 'train_requests'\)": edit("manifest.json", lambda d: d["counts"].clear()),
+    r"config or counts cannot be read \(ValueError: invalid literal": edit(
+        "manifest.json", lambda d: d["counts"].update(train_requests="many")
+    ),
     "manifest.json: not a readable manifest": edit("manifest.json", lambda d: d["shards"].update(x=1)),
+    "manifest.json: does not match its": edit("manifest.json", lambda d: d.pop("config")),
+    "items/part-00007.parquet: not named by the manifest": lambda d: shutil.copy(
+        d / "items" / "part-00000.parquet", d / "items" / "part-00007.parquet"
+    ),
     "holds samples, but blocks": edit("manifest.json", lambda d: d.update(kind="samples")),
     "no manifest.json": lambda d: (d / "manifest.json").unlink(),
 }
