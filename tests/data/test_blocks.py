@@ -218,6 +218,20 @@ def test_a_block_that_disagrees_with_itself_or_with_its_place_is_refused(copy, m
     assert f"{shards(copy)[0].name}, record {0 if 'requests from' in message else 1}:" in str(error.value)
 
 
+@pytest.mark.parametrize(("name", "dtype", "other"), [("user_id", "int32", "float32"), ("click_ts", "int64", "uint64")])
+def test_columns_declared_of_another_type_are_refused(copy, name, dtype, other):
+    said = json.loads((copy / "features.json").read_text())
+    tensor = said["featuresDict"]["features"][name]["tensor"]
+    assert tensor["dtype"] == dtype
+    tensor["dtype"] = other
+    (copy / "features.json").write_text(json.dumps(said))
+    made = json.loads((copy / "manifest.json").read_text())
+    manifest.write(copy, kind="blocks", config=made["config"], counts=made["counts"])
+    with pytest.raises(InputError, match=f"record 0: column {name} is {other}, not {dtype}") as error:
+        blocks.load(copy, "train", history_len=3).columns()
+    assert_one_line(error)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"), [("item_id", 10**6, "item"), ("click", 3, "neither 0 nor 1"), ("domain", 9, "domain")]
 )

@@ -177,19 +177,30 @@ def nest(rng, file):
     file.write_text('{"kind": ' + "[" * 100_000 + "]" * 100_000 + "}")
 
 
-def damage(rng, directory, sealed):
+EDITS = (edit_json, edit_json, edit_json, nest)
+PLANS = (
+    ("manifest.json", (edit_json,), False),
+    ("manifest.json", (edit_json,), False),
+    ("manifest.json", (*BYTES, nest), False),
+    ("*.array_record-*", BYTES, False),
+    ("*.array_record-*", BYTES, True),
+    ("*.array_record-*", (flip, truncate, overwrite, drop_bytes, swap, replace), True),
+    ("*.npy", BYTES, False),
+    ("*.npy", BYTES, True),
+    ("*.parquet", BYTES, False),
+    ("*.parquet", (flip, stray), False),
+    ("[dfm]*[!t].json", (*BYTES, *EDITS), False),
+    ("[dfm]*[!t].json", (*BYTES, *EDITS), True),
+    ("features.json", (retype,), True),
+)
+"""Which files are damaged, how, and whether it is sealed: only what is checked beyond checksums can be, as another item table
+with right checksums is another dataset."""
+
+
+def damage(rng, directory, plan):
     """Damage one file; return it and what was done."""
-    if sealed:  # another item table with right checksums is another dataset, so only what is checked beyond them
-        patterns = ("*.array_record-*", "*.array_record-*", "*.npy", "[dfm]*.json")
-        file = pick(rng, [f for f in files_of(directory, pick(rng, patterns)) if f.name != manifest.NAME])
-    elif rng.random() < 0.3:
-        file = directory / manifest.NAME
-    else:
-        file = pick(rng, files_of(directory))
-    hows = (*BYTES, edit_json, edit_json, edit_json, edit_json, nest) if file.suffix == ".json" else BYTES
-    if file.name == "features.json":
-        hows = (*hows, *[retype] * 10)
-    how = pick(rng, hows)
+    pattern, hows, sealed = plan
+    file, how = pick(rng, files_of(directory, pattern)), pick(rng, hows)
     made = json.loads((directory / manifest.NAME).read_text())
     how(rng, file)
     if sealed:
@@ -201,8 +212,8 @@ def check(seed, dataset, expected, directory):
     """Damage a copy; return what was done and whether it was refused."""
     rng = np.random.default_rng(seed)
     copy = shutil.copytree(dataset, directory / f"seed-{seed}")
-    sealed = bool(rng.random() < 0.4)
-    file, how = damage(rng, copy, sealed)
+    plan = PLANS[seed % len(PLANS)]
+    (file, how), sealed = damage(rng, copy, plan), plan[-1]
     said = f"seed {seed}: {how} {file.relative_to(copy)}{' sealed' if sealed else ''}"
     # A file put in another's place is named by whichever is read first; a lost manifest leaves only the directory to name.
     where = copy if sealed or file.name == manifest.NAME else file.parent if how in ("stray", "swap") else file
@@ -210,7 +221,7 @@ def check(seed, dataset, expected, directory):
     try:
         for split in columns.SPLITS:
             try:
-                found = blocks.load(copy, split, history_len=3, verify=bool(rng.random() < 0.7)).columns()
+                found = blocks.load(copy, split, history_len=3, verify=bool(rng.random() < 0.5)).columns()
             except InputError as error:
                 refused = True
                 text = str(error)
@@ -236,7 +247,46 @@ def check_many(seeds, dataset, expected, directory):
 
 
 def test_a_damaged_directory_is_refused_or_reads_as_before(dataset, expected, tmp_path):
-    check_many(range(100), dataset, expected, tmp_path)
+    check_many(range(8 * len(PLANS)), dataset, expected, tmp_path)
+
+
+def damage_while_read(seed, dataset, expected, directory):
+    """Open a copy, read part of it, damage a shard in place, read the rest; return whether that was refused."""
+    rng = np.random.default_rng(seed)
+    copy = shutil.copytree(dataset, directory / f"seed-{seed}")
+    data = blocks.load(copy, "train", history_len=3)
+    whole = expected["train"]
+    order = rng.permutation(data.num_blocks).tolist()
+    file, how = pick(rng, files_of(copy, "*-train.array_record-*")), pick(rng, (flip, truncate, overwrite, drop_bytes, empty))
+    refused = False
+    try:
+        for step, block in enumerate(order):
+            if step == seed % 5:
+                how(rng, file)
+            try:
+                found = data.read([block])
+            except InputError as error:
+                refused = True
+                assert "\n" not in str(error) and str(error).startswith(str(file)), f"seed {seed}: {error}"
+            else:
+                rows = data.rows_of(block)
+                entries = slice(*whole.candidate_offsets[[rows.start, rows.stop]])
+                for name, part in (
+                    ("request_id", rows),
+                    ("request_fields", rows),
+                    ("candidate_fields", entries),
+                    ("labels", entries),
+                ):
+                    np.testing.assert_array_equal(
+                        getattr(found, name), getattr(whole, name)[part], err_msg=f"seed {seed}: {name}"
+                    )
+    finally:
+        shutil.rmtree(copy)
+    return refused
+
+
+def test_damage_done_between_two_reads_is_noticed_or_does_no_harm(dataset, expected, tmp_path):
+    assert sum(damage_while_read(seed, dataset, expected, tmp_path) for seed in range(15)) > 3
 
 
 @pytest.mark.slow
@@ -244,3 +294,8 @@ def test_a_damaged_directory_is_refused_or_reads_as_before(dataset, expected, tm
 def test_many_damaged_directories_are_refused_or_read_as_before(dataset, expected, tmp_path, part):
     outcomes = check_many(range(1000 + 300 * part, 1300 + 300 * part), dataset, expected, tmp_path)
     assert {how for how, _ in outcomes} == {how.__name__ for how in (*BYTES, edit_json, nest, retype)}
+
+
+@pytest.mark.slow
+def test_much_damage_done_between_two_reads_is_noticed_or_does_no_harm(dataset, expected, tmp_path):
+    assert sum(damage_while_read(seed, dataset, expected, tmp_path) for seed in range(100, 1100)) > 200
