@@ -137,6 +137,9 @@ def test_every_row_of_every_table_comes_back_in_its_split(tmp_path, source):
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == sorted(tables)
     for name, rows in tables.items():
         said = json.loads((tmp_path / "out" / name / "metadata.json").read_text())
+        assert all(
+            said["names"][c] == v for c, v in (("kind", list(KINDS)), ("domain", ["search", "rec"])) if c in said["names"]
+        )
         found, every = read(tmp_path / "out", name), expected(rows, said["fills"])
         if "split" in rows.column_names:
             parts = {split: [r for r in every if r["split"] == split] for split in sorted(set(rows["split"].to_pylist()))}
