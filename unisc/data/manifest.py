@@ -66,7 +66,7 @@ def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
 
     Raises:
       InputError: no directory, no manifest, another kind, another schema version, a shard that does not match, or a Parquet
-        file in a table's folder that is none of the shards (readers take all that lie there).
+        file among a table's shards that is none of them (readers take all that lie there).
     """
     path = directory / NAME
     if not path.is_file():
@@ -81,8 +81,9 @@ def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
         raise InputError(f"{directory}: holds {_short(found)}, but {kind} are needed here; give another path")
     if version != SCHEMA_VERSION:
         raise InputError(f"{directory}: schema version {_short(version)}, this program reads {SCHEMA_VERSION}; make it again")
+    folders = {name.partition("/")[0] for name in shards}
     for file in sorted(directory.glob("*/*.parquet")):
-        if file.relative_to(directory).as_posix() not in shards:
+        if file.parent.name in folders and f"{file.parent.name}/{file.name}" not in shards:
             raise InputError(f"{file}: not named by the manifest; remove it, or make {directory} again")
     for name, (num_bytes, sha256) in shards.items():
         file = directory / name
