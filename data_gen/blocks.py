@@ -55,13 +55,16 @@ class BlockConfig(BuilderConfig):
     """One table: its columns, and how those that NumPy has no type for are stored.
 
     `names` gives the values of each string column that is stored as codes, `fills` the fill values of nulls where they differ
-    from the usual ones. `parallel` are groups of list columns whose lists have equal lengths, row by row.
+    from the usual ones. `parallel` are groups of list columns whose lists have equal lengths, row by row. `homepage` and
+    `licence` are those of the data.
     """
 
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fills: Mapping[str, int | float | bool] = field(default_factory=dict)
     parallel: tuple[tuple[str, ...], ...] = ()
+    homepage: str | None = None
+    licence: str | None = None
 
 
 class BlockBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -121,6 +124,8 @@ class BlockBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 fills={c.name: c.fill for c in self._codecs() if not isinstance(c.fill, float)},
                 lengths={c.name: lengths_name(c.anchor) for c in self._codecs() if c.anchor},
             ),
+            homepage=self.table.homepage,
+            license=self.table.licence,
             disable_shuffling=True,
         )
 

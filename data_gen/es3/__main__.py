@@ -8,10 +8,13 @@ from typing import Annotated
 
 import tyro
 
+from data_gen.blocks import ROWS_PER_BLOCK
 from data_gen.es3.build import Resources, build
 from data_gen.es3.config import ES3Config, parse_duration
+from data_gen.es3.dataset import write_dataset
 from data_gen.es3.rowwise import export_labels
 from data_gen.es3.tables import describe_logs
+from unisc.data.columns import SPLITS
 from unisc.errors import InputError, run_command
 
 app = tyro.extras.SubcommandApp()
@@ -113,6 +116,25 @@ def export_command(samples: Folder, *, out: Path) -> None:
         out: Parquet file to make.
     """
     print(f"{out}: {export_labels(samples, out):,} rows")
+
+
+@app.command(name="dataset")
+def dataset_command(
+    samples: Folder, *, out: Path, requests_per_block: int = ROWS_PER_BLOCK, num_shards: int | None = None
+) -> None:
+    """Write samples as a TFDS dataset of array_record, as training reads it.
+
+    Args:
+        samples: a samples directory that `build` made.
+        out: directory to make; must not hold anything yet.
+        requests_per_block: requests in one record.
+        num_shards: files per split; one for every 1024 records if not given.
+    """
+    made = write_dataset(samples, out, requests_per_block=requests_per_block, num_shards=num_shards)
+    counts = (
+        f"{made['counts'][f'{split}_{what}']:,} {split} {what}" for split in SPLITS for what in ("requests", "candidates")
+    )
+    print(f"{out}: fingerprint {made['fingerprint']}, {', '.join(counts)}")
 
 
 @app.command(name="describe-logs")

@@ -138,8 +138,15 @@ DAMAGE = {
     "manifest.json: does not match its own fingerprint": edit("manifest.json", lambda d: d["config"]["domains"].reverse()),
     "manifest.json: does not match its own": edit("manifest.json", lambda d: d["config"]["layout"].update(max_scene=99)),
     "count different requests": edit("manifest.json", lambda d: d["counts"].update(train_requests=199)),
-    "says nothing of 'train_requests'": edit("manifest.json", lambda d: d["counts"].clear()),
+    r"config or counts cannot be read \(KeyError: 'train_requests'\)": edit("manifest.json", lambda d: d["counts"].clear()),
+    r"config or counts cannot be read \(ValueError: invalid literal": edit(
+        "manifest.json", lambda d: d["counts"].update(train_requests="many")
+    ),
     "manifest.json: not a readable manifest": edit("manifest.json", lambda d: d["shards"].update(x=1)),
+    "manifest.json: does not match its": edit("manifest.json", lambda d: d.pop("config")),
+    "items/part-00007.parquet: not named by the manifest": lambda d: shutil.copy(
+        d / "items" / "part-00000.parquet", d / "items" / "part-00007.parquet"
+    ),
     "holds samples, but blocks": edit("manifest.json", lambda d: d.update(kind="samples")),
     "no manifest.json": lambda d: (d / "manifest.json").unlink(),
 }
@@ -209,6 +216,20 @@ def test_a_block_that_disagrees_with_itself_or_with_its_place_is_refused(copy, m
         data.columns()
     assert_one_line(error)
     assert f"{shards(copy)[0].name}, record {0 if 'requests from' in message else 1}:" in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "dtype", "other"), [("user_id", "int32", "float32"), ("click_ts", "int64", "uint64")])
+def test_columns_declared_of_another_type_are_refused(copy, name, dtype, other):
+    said = json.loads((copy / "features.json").read_text())
+    tensor = said["featuresDict"]["features"][name]["tensor"]
+    assert tensor["dtype"] == dtype
+    tensor["dtype"] = other
+    (copy / "features.json").write_text(json.dumps(said))
+    made = json.loads((copy / "manifest.json").read_text())
+    manifest.write(copy, kind="blocks", config=made["config"], counts=made["counts"])
+    with pytest.raises(InputError, match=f"record 0: column {name} is {other}, not {dtype}") as error:
+        blocks.load(copy, "train", history_len=3).columns()
+    assert_one_line(error)
 
 
 @pytest.mark.parametrize(

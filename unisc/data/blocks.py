@@ -33,6 +33,11 @@ CANDIDATE_LISTS = tuple(name for name in _LISTS if not name.startswith("history_
 _SCALARS = tuple(f.name for f in SAMPLES if f.name not in _LISTS)
 _GROUPS = (HISTORY_LISTS, CANDIDATE_LISTS)
 """Lists of equal lengths, row by row; the first of each names the feature that holds the lengths."""
+_DTYPES = {
+    f.name: np.dtype((f.type.value_type if f.name in _LISTS else f.type).to_pandas_dtype())
+    for f in SAMPLES
+    if not pa.types.is_string(f.type)
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,11 +112,13 @@ def load(directory: Path, split: Split, *, history_len: int, fraction: float = 1
         config = made["config"]
         domains, layout = tuple(config["domains"]), layout_from_json(config["layout"])
         per_block, num_requests = int(config["requests_per_block"]), int(made["counts"][f"{split}_requests"])
-    except (KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{directory / manifest.NAME}: says nothing of {e}; {REMEDY}") from e
-    lengths = np.load(directory / LENGTHS / f"{split}.npy", allow_pickle=False)
+    except InputError as e:
+        raise InputError(f"{directory / manifest.NAME}: {e}") from e
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as e:
+        raise InputError(f"{directory / manifest.NAME}: config or counts cannot be read ({first_line(e)}); {REMEDY}") from e
+    lengths = _lengths(directory / LENGTHS / f"{split}.npy")
     reader = _Reader(directory, split, Encoder(Catalog(directory), layout, domains), domains, per_block)
-    if len(lengths) != num_requests or reader.num_blocks != max(1, -(-num_requests // per_block)):
+    if per_block < 1 or len(lengths) != num_requests or reader.num_blocks != max(1, -(-num_requests // per_block)):
         raise InputError(f"{directory}: its records, lengths and manifest count different requests; {REMEDY}")
     if not lengths.sum(dtype=np.int64):
         raise InputError(
@@ -129,11 +136,25 @@ def load(directory: Path, split: Split, *, history_len: int, fraction: float = 1
 
 def _check(directory: Path, made: dict[str, Any]) -> None:
     """Check every file but the records against the manifest, and the manifest against itself."""
-    if manifest.fingerprint(made) != made.get("fingerprint"):
+    try:
+        same = manifest.fingerprint(made) == made.get("fingerprint")
+    except (LookupError, ValueError):
+        same = False
+    if not same:
         raise InputError(f"{directory / manifest.NAME}: does not match its own fingerprint; {REMEDY}")
     for name, shard in made["shards"].items():
         if ".array_record-" not in name and manifest.file_sha256(directory / name) != shard["sha256"]:
             raise InputError(f"{directory / name}: does not match the manifest's checksum; {REMEDY}")
+
+
+def _lengths(file: Path) -> Int32[np.ndarray, " Q"]:
+    try:
+        found = np.load(file, allow_pickle=False)
+    except Exception as e:  # a damaged header is parsed as Python is
+        raise InputError(f"{file}: cannot be read ({first_line(e)}); {REMEDY}") from e
+    if not isinstance(found, np.ndarray) or found.dtype != np.int32 or found.ndim != 1 or (found < 0).any():
+        raise InputError(f"{file}: not the lengths of requests; {REMEDY}")
+    return found
 
 
 class _Reader:
@@ -178,6 +199,9 @@ class _Reader:
             for name in _SCALARS:
                 if stored[name].shape != (num_rows,):
                     return f"column {name} has shape {stored[name].shape} for {num_rows} requests"
+            for name, dtype in _DTYPES.items():
+                if stored[name].dtype != dtype:
+                    return f"column {name} is {stored[name].dtype}, not {dtype}"
             for name, names in (("domain", self.domains), ("origin", ORIGINS)):
                 if num_rows and not (stored[name].min() >= 0 and stored[name].max() < len(names)):
                     return f"column {name} holds a code beyond its names {list(names)}"

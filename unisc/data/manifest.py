@@ -12,6 +12,8 @@ from unisc.data.schema import SCHEMA_VERSION
 from unisc.errors import InputError
 
 NAME = "manifest.json"
+_LONGEST_NAME = 250
+"""A longer one, which no program here writes, is an error of its own to the file system."""
 
 
 def file_sha256(path: Path) -> str:
@@ -60,10 +62,11 @@ def _digest(identity: Mapping[str, Any]) -> str:
 
 
 def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
-    """Read a dataset's manifest; with `verify`, also check that every shard is there with its size and checksum.
+    """Read a dataset's manifest and check that every shard is there with its size; with `verify`, also its checksum.
 
     Raises:
-      InputError: no directory, no manifest, another kind, another schema version, or a shard that does not match.
+      InputError: no directory, no manifest, another kind, another schema version, a shard that does not match, or a Parquet
+        file among a table's shards that is none of them (readers take all that lie there).
     """
     path = directory / NAME
     if not path.is_file():
@@ -72,19 +75,28 @@ def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
         found, version = manifest["kind"], manifest["schema_version"]
         shards = {name: (int(shard["bytes"]), shard["sha256"]) for name, shard in manifest["shards"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{path}: not a readable manifest ({e}); make the directory again") from e
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+        raise InputError(f"{path}: not a readable manifest ({_short(e)}); make the directory again") from e
     if found != kind:
-        raise InputError(f"{directory}: holds {found}, but {kind} are needed here; give another path")
+        raise InputError(f"{directory}: holds {_short(found)}, but {kind} are needed here; give another path")
     if version != SCHEMA_VERSION:
-        raise InputError(f"{directory}: schema version {version}, this program reads {SCHEMA_VERSION}; make it again")
+        raise InputError(f"{directory}: schema version {_short(version)}, this program reads {SCHEMA_VERSION}; make it again")
+    folders = {name.partition("/")[0] for name in shards}
+    for file in sorted(directory.glob("*/*.parquet")):
+        if file.parent.name in folders and f"{file.parent.name}/{file.name}" not in shards:
+            raise InputError(f"{file}: not named by the manifest; remove it, or make {directory} again")
     for name, (num_bytes, sha256) in shards.items():
         file = directory / name
-        if not file.is_file():
-            raise InputError(f"{file}: named by the manifest but missing; make {directory} again")
+        if len(name) > _LONGEST_NAME or not file.is_file():
+            raise InputError(f"{directory / _short(name)}: named by the manifest but missing; make {directory} again")
         if file.stat().st_size != num_bytes or (verify and file_sha256(file) != sha256):
             raise InputError(f"{file}: does not match the manifest's size or checksum; make {directory} again")
     return manifest
+
+
+def _short(value: object) -> str:
+    """Show a value from a manifest that may hold anything, in part of a line."""
+    return " ".join(str(value).split())[:100]
 
 
 def write_text_atomic(path: Path, text: str) -> None:

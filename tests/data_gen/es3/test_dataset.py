@@ -14,6 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_gen.es3 import ES3Config, build
+from data_gen.es3.__main__ import main
 from data_gen.es3.dataset import write_dataset
 from unisc.data import blocks, columns, manifest
 from unisc.data.schema import SAMPLES
@@ -113,6 +114,20 @@ def test_every_process_writes_the_same_bytes_without_tensorflow(samples, dataset
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [dataset[1]["fingerprint"]]
     assert done.stderr == ""
+
+
+def test_the_command_writes_the_same_dataset(samples, dataset, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(
+        sys, "argv", ["es3", "dataset", str(samples), "--out", str(out), "--requests-per-block", "4", "--num-shards", "2"]
+    )
+    main()
+    assert manifest.read(out, kind="blocks", verify=True) == dataset[1]
+    said = capsys.readouterr().out
+    assert dataset[1]["fingerprint"] in said and f"{dataset[1]['counts']['train_requests']} train requests" in said
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err.count("already exists") == 1
 
 
 def test_an_output_that_is_there_is_refused_and_left_alone(samples, tmp_path):

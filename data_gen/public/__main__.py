@@ -1,0 +1,77 @@
+"""Public logs: `python -m data_gen.public list`, then `convert NAME FOLDER --out DIR` and `dataset DIR --out DIR2`."""
+
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from data_gen.blocks import ROWS_PER_BLOCK
+from data_gen.public import adapter, registry
+from data_gen.public.dataset import write_datasets
+from unisc.errors import run_command
+
+app = tyro.extras.SubcommandApp()
+Name = Annotated[str, tyro.conf.Positional]
+Folder = Annotated[Path, tyro.conf.Positional]
+
+
+@app.command(name="list")
+def list_command() -> None:
+    """Say of every adapter what its source is, what it gives and what it cannot."""
+    for name in registry.MODULES:
+        found = registry.adapter(name)
+        print(f"{name}: {found.title}")
+        print(f"  kind         {registry.KINDS[name]}")
+        print(f"  licence      {found.licence}")
+        print(f"  from         {found.source}")
+        print(f"  files        {', '.join(found.columns)}")
+        for title, texts in (("gives", found.gives), ("cannot give", found.cannot_give)):
+            for text in texts:
+                print(textwrap.fill(text, 120, initial_indent=f"  {title:12} ", subsequent_indent=" " * 15))
+                title = ""
+        print()
+
+
+@app.command(name="convert")
+def convert_command(name: Name, folder: Folder, *, out: Path) -> None:
+    """Read the files of a public log and write its tables, as ES3 and other programs read them.
+
+    Args:
+        name: of the adapter, as `list` gives it.
+        folder: holding the files, as their source distributes them.
+        out: directory to make; must not hold anything yet.
+    """
+    made = adapter.convert(registry.adapter(name), folder, out)
+    _print(out, made)
+    for text in made["cannot_give"]:
+        print(textwrap.fill(text, 120, initial_indent="  cannot give  ", subsequent_indent=" " * 15))
+
+
+@app.command(name="dataset")
+def dataset_command(
+    converted: Folder, *, out: Path, rows_per_block: int = ROWS_PER_BLOCK, num_shards: int | None = None
+) -> None:
+    """Write converted tables as TFDS datasets of array_record, one in a folder of `out` each.
+
+    Args:
+        converted: directory that `convert` made.
+        out: directory to make; must not hold anything yet.
+        rows_per_block: rows in one record.
+        num_shards: files per split; one for every 1024 records if not given.
+    """
+    _print(out, write_datasets(converted, out, rows_per_block=rows_per_block, num_shards=num_shards))
+
+
+def _print(out: Path, made: dict[str, Any]) -> None:
+    print(f"{out}: {made['kind']} of {made['config']['source']}, fingerprint {made['fingerprint']}")
+    print("  rows         " + ", ".join(f"{name} {count:,}" for name, count in made["counts"].items()))
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on standard error and exit status 2."""
+    run_command("data_gen.public", lambda: app.cli(prog="python -m data_gen.public", description=__doc__))
+
+
+if __name__ == "__main__":
+    main()
