@@ -19,7 +19,7 @@ Folder = Annotated[Path, tyro.conf.Positional]
 @app.command(name="list")
 def list_command() -> None:
     """Say of every adapter what its source is, what it gives and what it cannot."""
-    for name in registry.MODULES:
+    for name in registry.NAMES:
         found = registry.adapter(name)
         print(f"{name}: {found.title}")
         print(f"  kind         {registry.KINDS[name]}")

@@ -4,8 +4,8 @@ Sources: CCIIPLab/GCE-GNN `datasets/` (Tmall, Diginetica), RecoHut-Datasets/reta
 before augmentation. No licence in these repositories; the data are from Tianchi, the CIKM Cup 2016 and RetailRocket (CC
 BY-NC-SA 4.0): for research, not to be passed on.
 
-A folder may hold several of them, each with its own item ids; `ADAPTERS` has one adapter for each, `ADAPTER` reads the only one
-of a folder. What a row means, and where it goes:
+A folder may hold several of them, each with its own item ids; `ADAPTERS` has one adapter for each. What a row means, and where
+it goes:
 
 - `NAME_train_sessions.parquet`: the items of one session, in order: a row of `sequences`, split "train", without a target.
   The published training set is every (s[:k], s[k]) of it; `quality` states how many these are.
@@ -105,11 +105,10 @@ def _with_items(source: Source, column: str) -> pa.Table:
     return kept
 
 
-def _adapter(name: str, dataset: str | None) -> Adapter:
-    of = dataset or "*"
+def _adapter(dataset: str) -> Adapter:
     return Adapter(
-        name=name,
-        title="Next item of anonymous sessions" + (f": {dataset}" if dataset else ""),
+        name=f"sessions_{dataset}",
+        title=f"Next item of anonymous sessions: {dataset}",
         source="https://github.com/RecoHut-Datasets/retail_rocket"
         if dataset == "retailrocket"
         else "https://github.com/CCIIPLab/GCE-GNN",
@@ -121,10 +120,9 @@ def _adapter(name: str, dataset: str | None) -> Adapter:
             "titles and other features of items",
             "a validation part; which test rows are of one session",
         ),
-        columns={TRAIN.format(of): _TRAIN_COLUMNS, TEST.format(of): _TEST_COLUMNS},
+        columns={TRAIN.format(dataset): _TRAIN_COLUMNS, TEST.format(dataset): _TEST_COLUMNS},
         read=partial(read, dataset=dataset),
     )
 
 
-ADAPTERS = {dataset: _adapter(f"sessions_{dataset}", dataset) for dataset in DATASETS}
-ADAPTER = _adapter("sessions", None)
+ADAPTERS = {adapter.name: adapter for adapter in map(_adapter, DATASETS)}

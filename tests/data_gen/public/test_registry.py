@@ -24,11 +24,15 @@ REAL = Path(os.environ.get("UNISC_REAL_DATA", Path(__file__).parents[3] / ".." /
 
 def test_every_module_with_an_adapter_is_listed_under_its_name():
     modules = [m.name for m in pkgutil.iter_modules(data_gen.public.__path__) if m.name != "__main__"]
-    with_adapter = [m for m in modules if hasattr(importlib.import_module(f"data_gen.public.{m}"), "ADAPTER")]
+    with_adapter = [
+        m for m in modules if {"ADAPTER", "ADAPTERS"} & vars(importlib.import_module(f"data_gen.public.{m}")).keys()
+    ]
     assert sorted(registry.MODULES) == sorted(with_adapter)
+    for name in registry.MODULES:
+        assert importlib.import_module(f"data_gen.public.{name}").__doc__
 
 
-@pytest.mark.parametrize("name", registry.MODULES)
+@pytest.mark.parametrize("name", registry.NAMES)
 def test_every_adapter_says_whose_the_data_is_and_what_it_gives_and_cannot(name):
     found = registry.adapter(name)
     assert isinstance(found, Adapter) and found.name == name
@@ -39,7 +43,6 @@ def test_every_adapter_says_whose_the_data_is_and_what_it_gives_and_cannot(name)
     assert found.gives and found.cannot_give and found.columns
     for schema in found.columns.values():
         assert len(schema) > 0
-    assert importlib.import_module(f"data_gen.public.{name}").__doc__
 
 
 @pytest.mark.parametrize(("name", "message"), [("kuairan", "give kuairand, or one of"), ("os", "'os': unknown; give one of")])
@@ -99,7 +102,7 @@ def test_the_commands_lead_from_a_folder_to_a_dataset(tmp_path, monkeypatch, cap
 def test_the_list_says_what_each_adapter_gives(monkeypatch, capsys):
     run(monkeypatch, "list")
     said = capsys.readouterr().out
-    for name in registry.MODULES:
+    for name in registry.NAMES:
         found = registry.adapter(name)
         assert f"{name}: {found.title}\n  kind         {registry.KINDS[name]}\n  licence      {found.licence}\n" in said
     plain = " ".join(said.split())

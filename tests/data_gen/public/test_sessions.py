@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_gen.public.adapter import SEQUENCES, convert
-from data_gen.public.sessions import ADAPTER, ADAPTERS, DATASETS, TEST, TRAIN, read
+from data_gen.public.sessions import ADAPTERS, DATASETS, TEST, TRAIN, read
 from unisc.errors import InputError
 
 REAL = Path(os.environ.get("UNISC_REAL_DATA", Path(__file__).parents[3] / ".." / "shared" / "data")) / "sessions_next_item"
@@ -55,14 +55,14 @@ def test_what_a_model_of_ids_cannot_find_is_counted(tmp_path):
 
 
 def test_several_data_sets_of_a_folder_are_never_mixed(tmp_path):
-    assert ADAPTER.read(write(tmp_path, "other")).quality["rows"].keys() == {
+    assert read(write(tmp_path, "other")).quality["rows"].keys() == {
         "other_train_sessions.parquet",
         "other_test.parquet",
     }
     write(tmp_path, "tmall", [[1, 2]], [([1], 2)])
     with pytest.raises(InputError, match="holds other, tmall, each with its own item ids; give one as dataset"):
-        ADAPTER.read(tmp_path)
-    made = convert(ADAPTERS["tmall"], tmp_path, tmp_path / "made")
+        read(tmp_path)
+    made = convert(ADAPTERS["sessions_tmall"], tmp_path, tmp_path / "made")
     assert made["counts"] == {"sequences": 2, "items": 2}
     assert pq.read_schema(tmp_path / "made" / "sequences" / "part-00000.parquet").equals(SEQUENCES.columns)
 
@@ -126,8 +126,8 @@ def markov(sequences: pa.Table) -> tuple[float, float]:
     ],
 )
 def test_real_data_sets_have_their_counts_and_known_floors(name, sessions, pairs, cases, items, floor):
-    assert set(ADAPTERS) == set(DATASETS)
-    made = ADAPTERS[name].read(REAL)
+    assert set(ADAPTERS) == {f"sessions_{name}" for name in DATASETS}
+    made = ADAPTERS[f"sessions_{name}"].read(REAL)
     assert made.quality["pairs of the published training set"] == pairs
     assert made.quality["items of no train session"] == 0, "no test item is unknown"
     assert made.quality["test rows whose target no train session has"] == 0
