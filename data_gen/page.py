@@ -1,30 +1,24 @@
-"""One light HTML page that needs nothing else, and one look for its figures: inline SVG, text as text, colour-blind safe."""
+"""One light HTML page that needs nothing else: tables, figures as inline SVG with text as text, and how numbers are written."""
 
 import io
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")  # Before pyplot, which would look for a display.
-
 import matplotlib.pyplot as plt
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, distinct under the common colour deficiencies; markers say the same without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#666666")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-INK, MUTED = "#1b1f24", "#6b7280"
+from unisc.data import manifest
+from unisc.errors import InputError
 
 _STYLE = """
 :root { --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --card: #f6f8fa; --look: #9a3412; --holds: #0b5d46; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; }
@@ -34,6 +28,7 @@ figure { margin: 1rem 0; }
 figure svg { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; margin: .7rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .84rem; font-variant-numeric: tabular-nums; }
+td:not(.text) { white-space: nowrap; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { background: var(--card); font-weight: 600; }
 th.text, td.text { text-align: left; }
@@ -75,6 +70,16 @@ class Page:
         label = f"Figure {self.figures}. {caption}"
         self.parts.append(f"<figure>{_svg(fig, f'f{self.figures}-', label)}<figcaption>{escape(label)}</figcaption></figure>")
 
+    def write(self, out: Path, numbers: Mapping[str, Any]) -> None:
+        """Write the page as `index.html` and the numbers behind it as `quality.json`. Raises InputError if it cannot be."""
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(numbers, indent=1, sort_keys=True, allow_nan=False) + "\n"
+            manifest.write_text_atomic(out / "quality.json", text)
+            manifest.write_text_atomic(out / "index.html", self.html())
+        except OSError as e:
+            raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
+
     def html(self) -> str:
         """Return the document."""
         return (
@@ -88,7 +93,20 @@ class Page:
 def _cell(tag: str, value: Any, text: bool) -> str:
     shown = value if isinstance(value, str) else number(value)
     classes = ([shown] if shown in ("holds", "look") else []) + (["text"] if text else [])
-    return f"<{tag}{f' class="{" ".join(classes)}"' if classes else ''}>{escape(shown)}</{tag}>"
+    attribute = f' class="{" ".join(classes)}"' if classes else ""
+    return f"<{tag}{attribute}>{escape(shown)}</{tag}>"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name every leaf of nested numbers and words by its path, as rows of a table."""
+    for name, value in values.items():
+        path = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{path}, ")
+        elif isinstance(value, list | tuple):
+            yield path, ", ".join(str(v) for v in value)
+        else:
+            yield path, number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -115,38 +133,6 @@ def duration(seconds: float | None) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
-
-
-def figure(columns: int, width: float = 9.0, height: float = 3.0, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a themed figure with a row of axes, laid out without overlaps."""
-    sns.set_theme(
-        context="paper",
-        style="ticks",
-        palette=list(COLOURS),
-        rc={
-            "svg.fonttype": "none",
-            "svg.hashsalt": "unisc",
-            "font.family": "sans-serif",
-            "font.sans-serif": ["DejaVu Sans"],
-            "axes.labelsize": 9,
-            "axes.titlesize": 9.5,
-            "axes.titlelocation": "left",
-            "axes.edgecolor": MUTED,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.color": "#e8eaed",
-            "xtick.labelsize": 8,
-            "ytick.labelsize": 8,
-            "legend.fontsize": 8,
-            "legend.frameon": False,
-            "lines.linewidth": 1.5,
-            "lines.markersize": 4.5,
-        },
-    )
-    fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
-    return fig, list(axes[0])
 
 
 def _svg(fig: Figure, prefix: str, label: str) -> str:

@@ -10,6 +10,7 @@ import tyro
 
 from data_gen.es3.build import Resources, build
 from data_gen.es3.config import ES3Config, parse_duration
+from data_gen.es3.report import report
 from data_gen.es3.rowwise import export_labels
 from data_gen.es3.tables import describe_logs
 from unisc.errors import InputError, run_command
@@ -113,6 +114,20 @@ def export_command(samples: Folder, *, out: Path) -> None:
         out: Parquet file to make.
     """
     print(f"{out}: {export_labels(samples, out):,} rows")
+
+
+@app.command(name="report")
+def report_command(directory: Folder, *, out: Path | None = None, logs: Path | None = None) -> None:
+    """Write a page with plots and `quality.json` about samples, or about logs.
+
+    Args:
+        directory: samples that `build` made, or logs in their common form.
+        out: folder to write; the directory's name and `.report`, beside it, if not given.
+        logs: the logs the samples were made from, to look labels and features up in.
+    """
+    where, numbers = report(directory, out, logs=logs)
+    look = [f"{v['check']}: {v['number']} (rule: {v['rule']})" for v in numbers.get("verdicts", []) if v["verdict"] == "look"]
+    print("\n  look: ".join([f"{where / 'index.html'}", *look]))
 
 
 @app.command(name="describe-logs")

@@ -4,23 +4,18 @@ Nothing here trusts the build's own counts. Every query groups into a bounded nu
 samples beyond their distinct request and user ids, which DuckDB spills to disk.
 """
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from data_gen.sql import Rows, log_bin, rows, scan
 from unisc.data.schema import SAMPLES
 from unisc.errors import InputError
 
 MAX_POSITION = 40
 """Shown slots from this one on are counted together."""
-LAG_STEPS = 4
-"""Bins a doubling of lag or age."""
-
-Rows = list[dict[str, Any]]
 
 
 class Samples:
@@ -43,35 +38,7 @@ class Samples:
 
     def rows(self, sql: str) -> Rows:
         """Fetch a query's rows as dicts."""
-        found = self.db.execute(sql)
-        names = [column[0] for column in found.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-
-
-def scan(directory: Path) -> str:
-    """SQL that reads all Parquet files of a directory. Raises InputError if there are none."""
-    files = sorted(directory.glob("*.parquet"))
-    if not files:
-        raise InputError(f"{directory}: holds no Parquet file; make the directory again")
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-    return f"read_parquet([{names}])"
-
-
-@contextlib.contextmanager
-def connect(directory: Path, memory: str = "1GiB") -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database that stays within `memory` and spills to a folder of its own; files it cannot read are one error."""
-    with tempfile.TemporaryDirectory(prefix="es3-report-") as spill, duckdb.connect() as db:
-        db.execute("SET enable_progress_bar = false")
-        db.execute("SET preserve_insertion_order = false")
-        db.execute(f"SET memory_limit = '{memory}'")
-        db.execute("SET temp_directory = '" + spill.replace("'", "''") + "'")
-        try:
-            yield db
-        except duckdb.OutOfMemoryException as e:
-            raise InputError(f"{directory}: does not fit into {memory}; give more memory") from e
-        except (duckdb.IOException, duckdb.InvalidInputException) as e:
-            said = " ".join(str(e).split())[:160]
-            raise InputError(f"{directory}: cannot be read ({said}); build it again") from e
+        return rows(self.db, sql)
 
 
 def measure(samples: Samples, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,9 +78,9 @@ def _tally(samples: Samples) -> None:
         CREATE TEMP TABLE tally AS
         SELECT split, made, exposed, least(position, {MAX_POSITION}) AS position,
           CASE WHEN rank >= 0 THEN floor(log2(rank + 1))::INT END AS rank_bin, click_level, click_origin, purchase_level,
-          purchase_origin, count(*) AS n, sum(1 / probability::DOUBLE) AS weighted,
-          sum(1 / (probability::DOUBLE * probability)) AS squared
-        FROM {samples.candidates(*_TALLIED)} GROUP BY ALL
+          purchase_origin, count(*) AS n, sum(weight) AS weighted, sum(weight * weight) AS squared
+        FROM (SELECT *, CASE WHEN probability > 0 AND probability <= 1 THEN 1 / probability::DOUBLE END AS weight
+          FROM {samples.candidates(*_TALLIED)}) GROUP BY ALL
         """
     )
 
@@ -138,7 +105,9 @@ FROM tally WHERE exposed AND made = 'logged' GROUP BY ALL ORDER BY ALL
 _RANKS = """
 SELECT split, exposed, rank_bin, sum(n)::BIGINT AS n, sum(weighted) AS weighted, sum(squared) AS squared,
   coalesce(sum(weighted) FILTER (click_level > 0), 0) AS clicks,
-  coalesce(sum(weighted) FILTER (purchase_level > 0), 0) AS purchases
+  coalesce(sum(weighted) FILTER (purchase_level > 0), 0) AS purchases,
+  coalesce(sum(weighted) FILTER (click_level = 1), 0) AS clicks_on_page,
+  coalesce(sum(weighted) FILTER (purchase_level = 1), 0) AS purchases_on_page
 FROM tally WHERE made = 'logged' AND rank_bin IS NOT NULL GROUP BY ALL ORDER BY ALL
 """
 
@@ -164,7 +133,7 @@ def _lags(samples: Samples, domains: Sequence[str]) -> Rows:
         WITH one AS {one}, labels AS ({labels})
         SELECT made, kind, level, origin, count(*) AS n, median(lag) AS median, max(lag) AS longest,
           count(*) FILTER (lag <= 3600) / count(*) AS within_1h, count(*) FILTER (lag <= 86400) / count(*) AS within_24h,
-          histogram({_log_bin("lag")}) AS bins
+          histogram({log_bin("lag")}) AS bins
         FROM labels GROUP BY ALL ORDER BY made, kind, level, origin
         """
     )
@@ -173,19 +142,9 @@ def _lags(samples: Samples, domains: Sequence[str]) -> Rows:
     return _named(found, domains)
 
 
-def _log_bin(seconds: str) -> str:
-    """Bin of a lag: the floor of LAG_STEPS times its binary logarithm; -1 for less than a second."""
-    return f"CASE WHEN {seconds} < 1 THEN -1 ELSE floor({LAG_STEPS} * log2({seconds}))::INT END"
-
-
-def bin_start(number: int) -> float:
-    """Return where a bin of `_log_bin` starts, in seconds."""
-    return 0.0 if number < 0 else 2 ** (number / LAG_STEPS)
-
-
 def _ages(samples: Samples) -> str:
     return f"""
-        SELECT split, history_domain AS origin, {_log_bin("history_age")} AS bin, count(*) AS n
+        SELECT split, history_domain AS origin, {log_bin("history_age")} AS bin, count(*) AS n
         FROM {samples.candidates("history_domain", "history_age", plain=("split",))} GROUP BY ALL ORDER BY ALL
         """
 
