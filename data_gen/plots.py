@@ -113,4 +113,4 @@ def up_to(ax: Axes, rows: Rows, key: str, group: Callable[[Mapping[str, Any]], s
         ax.step([ticks[0], *ticks], [0, *heights], where="post", color=COLOURS[i % 8], ls=STYLES[i % 4], label=label)
     ax.yaxis.set_major_formatter(PERCENT)
     ax.set_ylim(0, 1.02)
-    ax.legend(loc="lower right")
+    ax.legend(loc="best")

@@ -1,11 +1,13 @@
 """Figures of the ES3 report, each drawn from one section of `curves.measure` or of the build's own counts."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from data_gen.page import number
 from data_gen.plots import COLOURS, INK, MARKERS, MUTED, PERCENT, STYLES, cumulative, figure, rates, times, up_to
@@ -130,6 +132,7 @@ def ranks(rows: Rows) -> Figure | None:
         ax.set_xticks(bins, [_span(2**b - 1, 2 ** (b + 1) - 2) for b in bins], rotation=45, ha="right")
         ax.set(xlabel="pre-rank, from 0", ylabel=f"rate of {task[:-1]} labels", yscale="log")
         ax.yaxis.set_major_formatter(PERCENT)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if _decades(ax) < 2 else (1.0,)))
         ax.yaxis.set_minor_locator(NullLocator())
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=2)
@@ -217,6 +220,11 @@ def truth(sections: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure | N
     if handles:
         fig.legend(handles, labels, loc="outside lower center", ncols=2)
     return fig
+
+
+def _decades(ax: Axes) -> float:
+    low, high = ax.get_ylim()
+    return math.log10(high / low)
 
 
 def _span(low: int, high: int) -> str:

@@ -63,11 +63,12 @@ def _verdicts(page: Page, numbers: Mapping[str, Any]) -> None:
 def _absences(page: Page, about: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
     """Say what these samples have none of, so that a missing section is not taken for a missing check."""
     rows = numbers["measured"]["volumes"]
+    train = [row for row in rows if row["split"] == "train"]
     build, said = numbers["build"], []
     if not any(row["purchases"] for row in rows):
         said.append("No candidate has a purchase label.")
-    if all(row["samples"] == row["exposed"] for row in rows):
-        said.append("No unexposed candidate: the logs hold none, or the composition leaves them out.")
+    if all(row["samples"] == row["exposed"] for row in train):
+        said.append("Train has no unexposed candidate: the logs hold none, or the composition leaves them out.")
     if not any(row["clicks_from_elsewhere"] + row["purchases_from_elsewhere"] for row in rows):
         said.append("No label comes from elsewhere: the composition leaves them out, or no event found a target.")
     if not any(row["made"] == "searchified" for row in rows):
@@ -94,7 +95,7 @@ def _volumes(page: Page, build: Mapping[str, Any]) -> None:
         ours = "/".join("n/a" if (r := ratios.get(name, {}).get(kind)) is None else f"{r:.2f}" for kind in kinds[:3])
         rows.append([name, *(row.get(kind) for kind in kinds), ours, paper])
     page.table(["stage, cumulative", *kinds, "relative", "the paper's"], rows)
-    if any(any(row.values()) for row in ratios.values()):
+    if len(ratios) > 1 and any(any(row.values()) for row in ratios.values()):
         page.figure(
             figures.volumes(ratios),
             "Train volumes relative to the exposed stage (bars), and those reported for UniScale (strokes), which is another "
@@ -122,14 +123,26 @@ def _labels(page: Page, about: Mapping[str, Any], measured: Mapping[str, Any], b
     elsewhere = [row for row in measured["lags"] if row["made"] == "logged" and row["level"] > 1]
     if (fig := figures.lags(elsewhere, windows)) is not None:
         page.figure(fig, "Lag of labels from elsewhere on logged requests: share within a time. The stroke is the window.")
-    if ended := {k: {f: n for f, n in row.items() if f != "events"} for k, row in build.get("attribution", {}).items()}:
-        page.figure(
-            figures.fates(ended), "What became of clicks and purchases that happened elsewhere; the first reason that applies."
-        )
-    weighted = [row for row in measured["weights"] if row["weight"] != 1]
+    _fates(page, build)
+    weighted = [row for row in measured["weights"] if row["least"] is not None and row["least"] < 1]
     if weighted:
-        page.text("Labels of less than full weight:")
-        page.table(["kind", "level", "weight", "labels"], [[r["kind"], r["level"], r["weight"], r["n"]] for r in weighted])
+        page.text("Confidence weights of labels:")
+        header = ["kind", "level", "labels", "of full weight", "mean weight", "least"]
+        page.table(header, [[row[name] for name in ("kind", "level", "n", "full", "mean", "least")] for row in weighted])
+
+
+def _fates(page: Page, build: Mapping[str, Any]) -> None:
+    if not (fates := build.get("attribution")):
+        return
+    if ended := {kind: {f: n for f, n in row.items() if f != "events"} for kind, row in fates.items() if row["events"]}:
+        caption = "What became of clicks and purchases that happened elsewhere: the first reason that fits."
+        page.figure(figures.fates(ended), caption)
+    of = {(kind, "all domains"): row for kind, row in fates.items()}
+    for kind, rows in build.get("attribution_by_domain", {}).items():
+        of |= {(kind, domain): row for domain, row in rows.items() if row["events"]}
+    names = list(dict.fromkeys(name for row in of.values() for name in row))
+    table = [[*key, *(row.get(name, 0) for name in names)] for key, row in of.items()]
+    page.table(["kind", "event in", *(name.replace("_", " ") for name in names)], table, text=(0, 1))
 
 
 def _searchification(page: Page, build: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
@@ -141,7 +154,8 @@ def _searchification(page: Page, build: Mapping[str, Any], measured: Mapping[str
         ends = {name: n for name, n in about.items() if name != "clicks" and isinstance(n, int)}
         page.figure(figures.fates({"clicks": ends}), "What became of clicks in other domains: the first reason that fits.")
     if not sum(row["requests"] for row in levels.values()):
-        page.text(f"{about.get('note', 'No pseudo request was made')}.")
+        note = about.get("note", "No pseudo request was made")
+        page.text(f"{note[:1].upper()}{note[1:]}.")
         return
     total = sum(row["requests"] for row in levels.values())
     rows = []
