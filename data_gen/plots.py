@@ -68,7 +68,7 @@ def figure(columns: int, width: float = 9.0, height: float = 3.0, **options: Any
     return fig, list(axes[0])
 
 
-def cumulative(ax: Axes, bins: Iterable[Sequence[int]], **style: Any) -> None:
+def cumulative(ax: Axes, bins: Iterable[tuple[int, int]], **style: Any) -> None:
     """Draw the share of counts so far over time; `bins` are (bin of `sql.log_bin`, count)."""
     total, so_far, points = sum(n for _, n in bins), 0, []
     for place, n in sorted(bins):

@@ -163,8 +163,8 @@ def _weights(samples: Samples) -> str:
     one = samples.candidates(*lists, where="split = 'train'")
     return f"""
         WITH one AS {one}
-        SELECT kind, level, count(*) AS n, count(*) FILTER (weight = 1) AS "full", avg(weight) AS mean, min(weight)::DOUBLE AS least,
-          quantile_cont(weight::DOUBLE, [0.1, 0.25, 0.5, 0.75, 0.9]) AS quantiles
+        SELECT kind, level, count(*) AS n, count(*) FILTER (weight = 1) AS "full", avg(weight) AS mean,
+          min(weight)::DOUBLE AS least, quantile_cont(weight::DOUBLE, [0.1, 0.25, 0.5, 0.75, 0.9]) AS quantiles
         FROM (
           SELECT 'click' AS kind, click_level AS level, click_weight AS weight FROM one UNION ALL
           SELECT 'purchase', purchase_level, purchase_weight FROM one

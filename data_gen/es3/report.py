@@ -7,7 +7,8 @@ from typing import Any
 
 from data_gen.es3 import curves, faults
 from data_gen.es3.attribution import REASONS
-from data_gen.es3.sections import QUERY_LEVELS, compose
+from data_gen.es3.label_sections import QUERY_LEVELS
+from data_gen.es3.sections import compose
 from data_gen.es3.verdicts import judge
 from data_gen.public.facts import write_facts
 from data_gen.sql import connect
@@ -40,16 +41,28 @@ def report(directory: Path, out: Path | None = None, *, logs: Path | None = None
 def write_report(samples: Path, out: Path | None = None, *, logs: Path | None = None) -> dict[str, Any]:
     """Write `index.html` and `quality.json` about a samples directory into `out` (default: `<samples>.report` beside it).
 
-    `logs`, the directory the samples were made from, allows labels and features to be looked up there.
-
     Returns:
-      what quality.json holds: `verdicts` (check, number, rule, verdict), `build` (the manifest's own counts), `measured`
-      (`curves.measure`), `faults` (`faults.measure`, with `logs` from `measure_against`).
+      what quality.json holds, see `examine`.
 
     Raises:
-      InputError: no finished list-wise samples there, files that cannot be read, other logs, a folder that cannot be written.
+      InputError: as `examine`, and a folder that cannot be written.
     """
     samples = samples.absolute()
+    about, numbers = examine(samples, logs=logs)
+    compose(about, numbers).write(out or samples.with_name(samples.name + ".report"), numbers)
+    return numbers
+
+
+def examine(samples: Path, *, logs: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a samples directory's manifest and the numbers of its report.
+
+    `logs`, the directory the samples were made from, allows labels and features to be looked up there. The numbers are
+    `verdicts` (check, number, rule, verdict), `build` (the manifest's own counts), `measured` (`curves.measure`) and `faults`
+    (`faults.measure`, with `logs` from `measure_against`).
+
+    Raises:
+      InputError: no finished list-wise samples there, files that cannot be read, other logs.
+    """
     about = in_order(manifest.read(samples, kind="samples"))
     with connect(samples) as db:
         view = curves.Samples(db, samples)
@@ -57,7 +70,7 @@ def write_report(samples: Path, out: Path | None = None, *, logs: Path | None = 
         found = faults.measure(view, about)
         if logs is not None:
             found["logs"] = faults.measure_against(view, about, logs)
-    numbers = {
+    return about, {
         "samples": about["fingerprint"],
         "composition": about["composition"],
         "verdicts": judge(about, measured, found),
@@ -65,8 +78,6 @@ def write_report(samples: Path, out: Path | None = None, *, logs: Path | None = 
         "measured": measured,
         "faults": found,
     }
-    compose(about, numbers).write(out or samples.with_name(samples.name + ".report"), numbers)
-    return numbers
 
 
 def in_order(about: dict[str, Any]) -> dict[str, Any]:

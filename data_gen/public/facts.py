@@ -4,6 +4,7 @@ It says what a source holds and what it cannot give, and judges nothing: nobody 
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from data_gen.page import Page, duration, flatten, number, percent
 from data_gen.plots import COLOURS, MARKERS, PERCENT, STYLES, cumulative, figure, times, up_to
-from data_gen.sql import Rows, connect, log_bin, rows, scan, wilson
+from data_gen.sql import Rows, bin_start, connect, log_bin, rows, scan, wilson
 from unisc.data import manifest
 from unisc.data.schema import KINDS
 from unisc.errors import InputError
@@ -24,7 +25,7 @@ STEPS = (("click", "cart"), ("cart", "purchase"), ("click", "purchase"))
 
 
 def write_facts(directory: Path, out: Path | None = None) -> dict[str, Any]:
-    """Write `index.html` and `quality.json` about a directory of kind events or logs into `out` (default: `<directory>.report`).
+    """Write `index.html` and `quality.json` about a directory of events or logs into `out` (default: `<directory>.report`).
 
     Returns:
       what quality.json holds: `counts`, `kinds`, `days`, `steps`, `activity`, for logs `lists`, and the manifest's `gives`,
@@ -139,18 +140,21 @@ def _page(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> Page:
     page.heading("Events")
     header = ["kind", "domain", "events", "users", "items", "beyond the first of a pair", "days"]
     page.table(header, [_kind(row) for row in numbers["kinds"]], text=(0, 1))
-    page.figure(_days(numbers["days"]), "Events by day (UTC) and kind; a logarithmic axis.")
+    page.figure(_days(numbers["days"]), "Events by day (UTC) and kind.")
     page.heading("From one event to the next")
-    _steps(page, numbers["steps"])
+    kinds = {row["kind"] for row in numbers["kinds"]}
+    _steps(page, [row for row in numbers["steps"] if {row["first"], row["then"]} <= kinds])
+    if missing := [kind for kind in KINDS if kind not in kinds]:
+        page.text(f"The source has no event of kind {' or '.join(missing)}.")
     page.heading("Users and items")
     page.figure(_counts(numbers["activity"]), "How many events of a kind users and items have, of those that have any.")
     if numbers["lists"]:
         page.heading("Lists")
         header = ["domain", "requests", "candidates", "exposed", "requests without a list", "clicks on it", "purchases on it"]
         page.table(header, [list(row.values()) for row in numbers["lists"]])
-    if numbers["source"]:
+    if counted := list(flatten({name: value for name, value in numbers["source"].items() if name != "cannot_give"})):
         page.heading("What the reader counted")
-        page.table(["what", "value"], list(flatten(numbers["source"])))
+        page.table(["what", "value"], counted)
     return page
 
 
@@ -160,6 +164,8 @@ def _kind(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _steps(page: Page, steps: Rows) -> None:
+    if not steps:
+        return
     page.text(
         "Pairs of a user and an item, from the pair's first event of one kind to its first of another. A share comes with its "
         "95% interval, as if pairs were independent; backwards are pairs where the later kind came first."
@@ -177,10 +183,10 @@ def _steps(page: Page, steps: Rows) -> None:
         for i, row in enumerate(some):
             label = f"{row['first']} to {row['then']} (n = {row['went_on']:,})"
             cumulative(ax, row["bins"], label=label, color=COLOURS[i], ls=STYLES[i])
-        times(ax, 1, max(2 ** ((row["bins"][-1][0] + 1) / 4) for row in some))
+        times(ax, 1, max(bin_start(row["bins"][-1][0] + 1) for row in some))
         ax.set(xlabel="from the first event to the second", ylabel="share of pairs that went on")
         ax.yaxis.set_major_formatter(PERCENT)
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower right")
         page.figure(fig, "Time from one event to the next, of pairs that went on.")
 
 
@@ -192,7 +198,12 @@ def _days(days: Rows) -> Figure:
         if some:
             x, y = [row["day"] - first for row in some], [row["n"] for row in some]
             ax.plot(x, y, MARKERS[i] + STYLES[i], color=COLOURS[i], ms=3, lw=1, label=f"{kind} (n = {sum(y):,})")
-    ax.set(xlabel="day, from the first", ylabel="events a day", yscale="log")
+    start = datetime.fromtimestamp(first * DAY, UTC).date()
+    ax.set(xlabel=f"day, 0 is {start}", ylabel="events a day")
+    if days and max(row["n"] for row in days) > 10 * min(row["n"] for row in days):
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0, None)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda n, _: number(n)))
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
