@@ -149,6 +149,12 @@ def _touch_of_the_future(rows):
     row["touches"][at], row["touch_age"][at] = 1, 1
 
 
+def _touch_skipped_by_a_full_history(rows):
+    row = next(r for r in rows if len(r["history_age"]) == 20 and 0 in r["touches"])
+    at = row["touches"].index(0)
+    row["touches"][at], row["touch_age"][at] = 1, row["history_age"][-1] - 1
+
+
 def _same_request(rows):
     rows.append(dict(rows[0]))
 
@@ -167,6 +173,7 @@ def _zero_probability(rows):
         (_early_label, "leaks"),
         (_history_of_now, "leaks"),
         (_touch_of_the_future, "touches that the history contradicts"),
+        (_touch_skipped_by_a_full_history, "touches that the history contradicts"),
         (_same_request, "request ids met twice"),
         (_zero_probability, "contradict each other"),
     ],
