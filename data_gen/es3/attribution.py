@@ -29,6 +29,9 @@ REASONS = ("attributed", "test_period", "no_request_in_window", "not_a_candidate
 """Fates of an outside event, the first that applies in this order after `attributed`."""
 
 
+_EVENT = ("user_id", "event", "item_id", "kind", "ts", "domain")
+
+
 def outside_events(logs: Logs) -> ir.Table:
     """Clicks and purchases not on a target-domain request's page, numbered from 0 within their user as `event`."""
     events = logs.events.filter(logs.events.kind.isin([CLICK, PURCHASE]))
@@ -72,7 +75,7 @@ def attribute(session: Session, logs: Logs, shared: Shared, pool: ir.Table, conf
             else_="attributed",
         ),
     )
-    labels = winners.mutate(weight=confidence(winners.level, winners.ts - winners.request_ts, config))
+    labels = winners.mutate(weight=confidence(winners.level, winners.lag, config))
     return labels.select("user_id", "request_id", "item_id", "kind", "level", "ts", "weight", origin="domain"), fates
 
 
@@ -80,7 +83,7 @@ def find_pairs(candidates: ir.Table, events: ir.Table, config: ES3Config) -> ir.
     """Every (event, candidate) of one user and item with the request inside the event's window, and the candidate's level.
 
     `candidates`: request_id, user_id, item_id, ts (of the request), exposed, click_ts, purchase_ts. `events`: user_id, event,
-    item_id, ts, kind, domain.
+    item_id, ts, kind, domain. `positive` says that the candidate has the page's own label of that kind.
     """
     some = candidates.select(
         "request_id", "exposed", "click_ts", "purchase_ts", own_user="user_id", own_item="item_id", request_ts="ts"
@@ -104,20 +107,35 @@ def find_pairs(candidates: ir.Table, events: ir.Table, config: ES3Config) -> ir.
         else_=4,
     )
     positive = ibis.ifelse(is_click, pairs.click_ts, pairs.purchase_ts).notnull()
-    return pairs.select(
-        "user_id", "event", "kind", "domain", "ts", "request_id", "item_id", "request_ts",
-        level=level.cast("int8"), positive=positive,
-    )  # fmt: skip
+    return pairs.select(*_EVENT, "request_id", lag=pairs.ts - pairs.request_ts, level=level.cast("int8"), positive=positive)
 
 
 def choose(pairs: ir.Table) -> ir.Table:
-    """Give each event its best target and each target its earliest event; targets that are positive already take none."""
-    order = [pairs.level, ibis.desc(pairs.request_ts), ibis.desc(pairs.request_id)]
-    best = pairs.mutate(place=ibis.row_number().over(group_by=["user_id", "event"], order_by=order))
-    best = best.filter((best.place == 0) & ~best.positive)
-    first = ibis.row_number().over(group_by=["request_id", "item_id", "kind"], order_by="event")
-    best = best.mutate(place=first)
-    return best.filter(best.place == 0).drop("place", "positive")
+    """Give each event its best target and each target its earliest event; targets that are positive already take none.
+
+    Returns user_id, event, item_id, kind, ts, domain, request_id, level, lag. The choices are aggregates over integers that
+    hold several columns each, since an engine groups by one integer much faster than it ranks rows by several.
+    """
+    said = ("item_id", "kind", "ts", "domain")
+    keyed = pairs.select(
+        *said,
+        of=pairs.user_id.cast("int64") * 2**32 + pairs.event,
+        order=pairs.level.cast("int64") * 2**32 + pairs.lag,  # the level, then the lag: smaller is better
+        pick=pairs.request_id * 2 + ibis.ifelse(pairs.positive, 1, 0),
+    )
+    last = keyed.group_by("of", "order").aggregate(pick=keyed.pick.max(), **{n: keyed[n].arbitrary() for n in said})
+    best = last.group_by("of").aggregate(
+        pick=last.pick.argmin(last.order), order=last.order.min(), **{n: last[n].arbitrary() for n in said}
+    )
+    best = best.filter((best.pick & 1) == 0)
+    first = best.group_by(best.item_id, best.kind, request_id=best.pick >> 1).aggregate(
+        ts=best.ts.min(), domain=best.domain.argmin(best.of), order=best.order.argmin(best.of), of=best.of.min()
+    )
+    low = 2**32 - 1
+    return first.select(
+        *said, "request_id", user_id=(first.of >> 32).cast("int32"), event=first.of & low,
+        level=(first.order >> 32).cast("int8"), lag=first.order & low,
+    )  # fmt: skip
 
 
 def confidence(level: ir.Value, lag: ir.Value, config: ES3Config) -> ir.Value:

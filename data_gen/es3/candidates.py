@@ -1,10 +1,8 @@
-"""The target domain's own samples: logged candidates, labels of the request itself, and uniformly drawn unexposed ones."""
+"""The target domain's own samples: logged candidates and the labels of the request itself."""
 
 import ibis
 import ibis.expr.types as ir
 
-from data_gen.es3.config import ES3Config
-from data_gen.es3.hashing import with_hash
 from data_gen.es3.session import Session
 from data_gen.es3.tables import Logs
 from unisc.data.schema import KINDS
@@ -51,22 +49,3 @@ def make_pool(session: Session, logs: Logs) -> ir.Table:
     shown = shown.rename(shown_request="request_id")
     pool = candidates.left_join(shown, candidates.request_id == shown.shown_request).drop("shown_request")
     return session.save("pool", pool.filter(pool.test | pool.num_exposed.notnull()))
-
-
-def with_draws(candidates: ir.Table, config: ES3Config) -> ir.Table:
-    """Draw unexposed candidates of each request uniformly without replacement; add `drawn` and `chance`.
-
-    `chance` is the probability that the draw takes a candidate, min(1, wanted / unexposed), and 1 for an exposed one. The draw
-    is a function of (seed, request_id, item_id) and of the request's own list, whatever else is in the logs.
-    """
-    hashed = with_hash(candidates, "lot", "request_id", "item_id", seed=config.seed)
-    groups = ["request_id", "exposed"]
-    hashed = hashed.mutate(
-        place=ibis.row_number().over(group_by=groups, order_by=[hashed.lot, hashed.item_id]),
-        num_alike=hashed.count().over(group_by=groups),
-    )
-    wanted = hashed.num_exposed * config.unexposed_per_exposed
-    chance = ibis.ifelse(hashed.exposed, 1.0, ibis.least(1.0, wanted / hashed.num_alike))
-    return hashed.mutate(drawn=~hashed.exposed & (hashed.place < wanted), chance=chance.cast("float32")).drop(
-        "lot", "place", "num_alike"
-    )

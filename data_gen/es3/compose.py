@@ -7,9 +7,10 @@ import ibis
 import ibis.expr.types as ir
 
 from data_gen.es3.attribution import attribute
-from data_gen.es3.candidates import CLICK, PURCHASE, TARGET, make_pool, with_draws
+from data_gen.es3.candidates import CLICK, PURCHASE, TARGET, make_pool
 from data_gen.es3.config import ES3Config
 from data_gen.es3.hashing import with_hash
+from data_gen.es3.sampling import with_draws
 from data_gen.es3.searchify import searchify
 from data_gen.es3.session import Session
 from data_gen.es3.shared import Shared

@@ -34,8 +34,9 @@ class Shared:
     """What searchification and the text rule need to know of all users and the whole catalogue.
 
     `common`: an item's most frequent query from day `since` + 1 to day `until`. `nearest`: the query nearest to an item's
-    title. `item_words`: distinct ids of a title's words that occur in queries, null if the title has no word. `query_terms`: words of each query with their rarity. `num_negatives`:
-    negatives a pseudo request. Tables that the configuration does not need are empty.
+    title. `item_words`: distinct ids of a title's words that occur in queries, null if the title has no word. `query_terms`:
+    words of each query with their rarity. `num_negatives`: negatives a pseudo request. Tables that the configuration does not
+    need are empty.
     """
 
     common: ir.Table

@@ -3,7 +3,9 @@
 import math
 import re
 import unicodedata
+from array import array
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -43,12 +45,10 @@ def word_ids(titles: pa.ChunkedArray, texts: pa.ChunkedArray) -> tuple[pa.ListAr
     engines sum floats in different orders. Words of a title that no text has are left out; a null is an empty list. Ids follow
     the sorted words, so that the order of the rows changes nothing.
     """
-    of_texts = [set(tokenize(text)) for text in texts.to_pylist()]
-    frequency = Counter(word for words in of_texts for word in words)
+    frequency = Counter(word for text in _values(texts) for word in set(tokenize(text)))
     ids = {word: i for i, word in enumerate(sorted(frequency))}
-    weights = [round(1000 * rarity(len(of_texts), frequency[word])) for word in ids]
-    queries = _lists([sorted(ids[word] for word in words) for words in of_texts])
-    return _title_lists(titles, ids), queries, np.array(weights, np.int32)
+    weights = [round(1000 * rarity(len(texts), frequency[word])) for word in ids]
+    return _coded(titles, ids), _coded(texts, ids), np.array(weights, np.int32)
 
 
 def rarity(texts: int, texts_with_it: int) -> float:
@@ -56,11 +56,15 @@ def rarity(texts: int, texts_with_it: int) -> float:
     return math.log((1 + texts) / (1 + texts_with_it)) + 1
 
 
-def _title_lists(titles: pa.ChunkedArray, ids: dict[str, int]) -> pa.ListArray:
-    # A chunk's Python strings are dropped before the next one's are made.
-    parts = [_lists([sorted({ids[w] for w in tokenize(t) if w in ids}) for t in part.to_pylist()]) for part in titles.chunks]
-    return pa.concat_arrays(parts) if parts else _lists([])
+def _coded(texts: pa.ChunkedArray, ids: dict[str, int]) -> pa.ListArray:
+    """Return the distinct ids of the words of each text that have one."""
+    values, offsets = array("i"), array("q", [0])  # flat, as a million Python lists would outweigh the texts
+    for text in _values(texts):
+        values.extend(sorted({ids[word] for word in tokenize(text) if word in ids}))
+        offsets.append(len(values))
+    return pa.ListArray.from_arrays(pa.array(np.array(offsets), pa.int32()), pa.array(np.array(values, np.int32)))
 
 
-def _lists(rows: list[list[int]]) -> pa.ListArray:
-    return pa.array(rows, pa.list_(pa.int32()))
+def _values(texts: pa.ChunkedArray) -> Iterator[str | None]:
+    for chunk in texts.chunks:  # a chunk's Python strings are dropped before the next one's are made
+        yield from chunk.to_pylist()

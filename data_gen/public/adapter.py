@@ -65,7 +65,14 @@ RANKED_LISTS = TableSchema(
 in KINDS, `history_query_ids` -1 where there was no query, `history_ages` seconds before the list.
 """
 
-TABLES = {**LOG_TABLES, INTERACTIONS.name: INTERACTIONS, SEQUENCES.name: SEQUENCES, RANKED_LISTS.name: RANKED_LISTS}
+SEMANTIC_IDS = TableSchema(
+    name="semantic_ids",
+    columns=pa.schema([("item_id", pa.int32()), ("codes", pa.list_(pa.int32()))]),
+    key=("item_id",),
+)
+"""An item as a path of codes, coarse to fine, as many in every row and each from 0 in its own level; items may share one."""
+
+TABLES = {**LOG_TABLES, **{t.name: t for t in (INTERACTIONS, SEQUENCES, RANKED_LISTS, SEMANTIC_IDS)}}
 KINDS_OF_DIRECTORY = ("logs", "events", "lists", "sequences")
 """`logs`: all six log tables, what ES3 needs. `events`: items, users and events, no lists. `lists`: labelled lists with
 histories, no absolute times. `sequences`: neither times nor lists."""
@@ -77,7 +84,8 @@ class Converted:
 
     `tables` holds only tables the source supports, each with its declared schema less the optional columns it lacks. `domains`
     (the target first) and `test_start` (unix seconds) are None where the tables have no domain or no time. `quality` is what
-    the reader left out or had to assume, in counts and sentences.
+    the reader left out or had to assume, in counts and sentences; `config` what they were made of and with, where a caller
+    compares it (it is part of the fingerprint).
     """
 
     tables: Mapping[str, pa.Table]
@@ -85,6 +93,7 @@ class Converted:
     test_start: int | None = None
     end_ts: int | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -140,7 +149,7 @@ def convert(adapter: Adapter, path: Path, out: Path) -> dict[str, Any]:
         made = manifest.write(
             aside,
             kind=converted.kind,
-            config={"source": adapter.name},
+            config={"source": adapter.name, **converted.config},
             counts={name: len(table) for name, table in converted.tables.items()},
             end_ts=converted.end_ts,
             gives=list(adapter.gives),

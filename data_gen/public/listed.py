@@ -108,8 +108,8 @@ def log_tables(
 
     Args:
       lists: one row a request: user, ts, domain, query (text or null), optionally scene.
-      entries: list (row of `lists`), item, exposed, optionally position; those of a list in the order of their rank, none
-        twice.
+      entries: list (row of `lists`), item, exposed, optionally position and propensity; those of a list in the order of their
+        rank, none twice.
       events: user, item, ts, domain, kind, list (null if on none).
       items: item and feature columns of ITEMS, one row an item; items of the logs without a row get unknown features.
       users: user and feature columns of USERS, the same.
@@ -149,7 +149,7 @@ def log_tables(
             "item_id": entry[kept],
             "rank": rank,
             "exposed": entries["exposed"].take(kept),
-            **({"position": entries["position"].take(kept)} if "position" in entries.column_names else {}),
+            **{n: entries[n].take(kept) for n in ("position", "propensity") if n in entries.column_names},
         },
         EVENTS: {
             "user_id": event_user[by_time],

@@ -67,7 +67,7 @@ class Requests:
                     row["user_idx"],
                     form.domain,
                     row.get("query") or None,
-                    int(scene) if scene and scene > 0 else None,
+                    int(scene) if scene and 0 < scene < 2**31 else None,
                     test,
                 )
                 for column, value in zip(("user", "domain", "query", "scene", "test"), values, strict=True):

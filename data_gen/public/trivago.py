@@ -22,68 +22,74 @@ Split. Whole sessions: train holds those that ended before `test_start`, test th
 straddle it are left out and counted.
 """
 
-import shutil
+import dataclasses
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import tyro
 
+from data_gen.public import adapter, listed
+from data_gen.public.adapter import Adapter, Converted
 from data_gen.public.floors import floors, floors_of_samples
-from data_gen.public.trivago_source import Timelines, read, select_sessions
+from data_gen.public.trivago_source import COLUMNS, EVENTS_FILE, Timelines, read_timelines, select_sessions
 from unisc.data import manifest
 from unisc.data.schema import CANDIDATES, EVENTS, ITEMS, QUERIES, REQUESTS, USERS, TableSchema
 from unisc.errors import InputError
 
-__all__ = ["DOMAINS", "convert", "floors", "floors_of_samples", "read"]
+__all__ = ["ADAPTER", "DOMAINS", "convert", "floors", "floors_of_samples", "read"]
 
 DOMAINS = ("search", "browse")
+TEST_SHARE = 0.225
 
 
-def convert(path: Path, out: Path, *, test_share: float = 0.225) -> dict[str, Any]:
-    """Write the log tables of a trivago folder into a new directory; return its manifest.
+def read(path: Path, *, test_share: float = TEST_SHARE) -> Converted:
+    """Read a folder that holds trivago's `events.parquet`.
 
-    `test_share` of all click-outs, those of the sessions that begin last, are the test split. The manifest's `quality` holds
-    the sessions left out and the floors (see `floors`) over all click-outs of the source and over the test split.
+    `test_share` of all click-outs, those of the sessions that begin last, are the test split. `quality` holds the sessions left
+    out and the floors (see `floors`) over all click-outs of the source and over the test split; `config` the file's checksum.
 
     Raises:
-      InputError: as `read`; an output folder that holds something or cannot be written; a split without click-outs.
+      InputError: as `read_timelines`; a split without click-outs.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists; remove it or give another output folder")
-    source = read(path)
+    source = read_timelines(path)
     test_start = _choose_test_start(source, test_share)
     first, last = _spans(source)
     straddles = (first < test_start) & (last >= test_start)
     kept = select_sessions(source, ~straddles)
     requests = kept.ts[kept.clickout]
-    quality = {
-        **source.notes,
-        "sessions": {
-            "all": len(first),
-            "train": int((last < test_start).sum()),
-            "test": int((first >= test_start).sum()),
-            "straddling, left out": int(straddles.sum()),
+    return Converted(
+        tables=_tables(kept),
+        domains=DOMAINS,
+        test_start=test_start,
+        end_ts=int(kept.ts.max()) + 1,
+        quality={
+            **source.notes,
+            "sessions": {
+                "all": len(first),
+                "train": int((last < test_start).sum()),
+                "test": int((first >= test_start).sum()),
+                "straddling, left out": int(straddles.sum()),
+            },
+            "clickouts": {
+                "all": int(source.clickout.sum()),
+                "train": int((requests < test_start).sum()),
+                "test": int((requests >= test_start).sum()),
+                "straddling, left out": int(source.clickout.sum() - kept.clickout.sum()),
+            },
+            "floors": {"all": floors(source), "test": floors(select_sessions(source, first >= test_start))},
         },
-        "clickouts": {
-            "all": int(source.clickout.sum()),
-            "train": int((requests < test_start).sum()),
-            "test": int((requests >= test_start).sum()),
-            "straddling, left out": int(source.clickout.sum() - kept.clickout.sum()),
-        },
-        "cannot_give": "purchases, unexposed candidates, lists behind browse events, hotel descriptions",
-        "floors": {"all": floors(source), "test": floors(select_sessions(source, first >= test_start))},
-    }
-    try:
-        config = {"source": "trivago", "events_sha256": manifest.file_sha256(path / "events.parquet"), "test_share": test_share}
-        return _write(kept, out, quality, config, test_start=test_start)
-    except OSError as e:
-        raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
+        config={"events_sha256": manifest.file_sha256(path / EVENTS_FILE), "test_share": test_share},
+    )
+
+
+def convert(path: Path, out: Path, *, test_share: float = TEST_SHARE) -> dict[str, Any]:
+    """Write the log tables of a trivago folder into a new directory; return its manifest. See `read`, `adapter.convert`."""
+    return adapter.convert(dataclasses.replace(ADAPTER, read=partial(read, test_share=test_share)), path, out)
 
 
 def _spans(source: Timelines) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +110,7 @@ def _choose_test_start(source: Timelines, share: float) -> int:
     return test_start
 
 
-def _write(source: Timelines, out: Path, quality: dict[str, Any], config: dict[str, Any], *, test_start: int) -> dict[str, Any]:
+def _tables(source: Timelines) -> dict[str, pa.Table]:
     clicks = source.clickout
     num_requests, num_sessions = int(clicks.sum()), len(source.segment)
     lengths = np.diff(source.bounds)
@@ -112,7 +118,7 @@ def _write(source: Timelines, out: Path, quality: dict[str, Any], config: dict[s
     request_ids = np.arange(num_requests, dtype=np.int64)
     event_requests = np.full(len(clicks), -1, np.int64)
     event_requests[clicks] = request_ids
-    tables = {
+    columns: dict[TableSchema, dict[str, Any]] = {
         ITEMS: {"item_id": np.arange(source.num_items, dtype=np.int32)},
         USERS: {"user_id": np.arange(num_sessions, dtype=np.int32), "segment": source.segment},
         QUERIES: {"query_id": np.arange(len(source.cities), dtype=np.int32), "text": source.cities},
@@ -141,35 +147,32 @@ def _write(source: Timelines, out: Path, quality: dict[str, Any], config: dict[s
             "request_id": pa.array(event_requests, mask=~clicks),
         },
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".trivago-", dir=out.parent))
-    try:
-        aside.chmod(0o755)
-        for schema, columns in tables.items():
-            _write_table(aside, schema, columns)
-        made = manifest.write(
-            aside,
-            kind="logs",
-            config=config,
-            counts={schema.name: len(next(iter(columns.values()))) for schema, columns in tables.items()},
-            domains=list(DOMAINS),
-            test_start=test_start,
-            end_ts=int(source.ts.max()) + 1,
-            quality=quality,
-        )
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return made
+    return {schema.name: listed.declared(schema, found) for schema, found in columns.items()}
 
 
-def _write_table(directory: Path, schema: TableSchema, columns: dict[str, Any]) -> None:
-    declared = pa.schema([field for field in schema.columns if field.name in columns])
-    (directory / schema.name).mkdir()
-    pq.write_table(pa.table(columns, schema=declared), directory / schema.name / "part-00000.parquet", compression="zstd")
+ADAPTER = Adapter(
+    name="trivago",
+    title="trivago: hotel searches with the list shown, its prices and the click-out",
+    source="https://recsys.trivago.cloud/challenge/dataset/",
+    licence="trivago's terms of the challenge; not cleared for passing on",
+    gives=(
+        "click-outs with the list of hotels shown, in order and with prices",
+        "other actions on hotels with times, on no list",
+        "destinations as queries, platforms and devices",
+    ),
+    cannot_give=(
+        "purchases, carts: none were logged",
+        "unexposed candidates",
+        "lists behind browse events",
+        "hotel descriptions",
+        "users across sessions: a user is a session",
+    ),
+    columns=COLUMNS,
+    read=read,
+)
 
 
-def _command(path: Path, out: Path, test_share: float = 0.225) -> None:
+def _command(path: Path, out: Path, test_share: float = TEST_SHARE) -> None:
     """Convert a folder holding trivago's events.parquet into log tables.
 
     Args:

@@ -8,23 +8,28 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from data_gen.public import parquet
+from data_gen.public.delimited import needed
 from unisc.errors import InputError
 
+EVENTS_FILE = "events.parquet"
 _CLICKOUT = "clickout item"
-_COLUMNS = {
-    "user_id": pa.string(),
-    "session_id": pa.string(),
-    "timestamp": pa.int64(),
-    "step": pa.int64(),
-    "action_type": pa.string(),
-    "reference": pa.string(),
-    "platform": pa.string(),
-    "city": pa.string(),
-    "device": pa.string(),
-    "impressions": pa.string(),
-    "prices": pa.string(),
+COLUMNS = {
+    EVENTS_FILE: pa.schema(
+        [
+            needed("session_id", pa.string()),
+            needed("timestamp", pa.int64()),
+            needed("step", pa.int64()),
+            needed("action_type", pa.string()),
+            needed("reference", pa.string()),
+            needed("platform", pa.string()),
+            needed("city", pa.string()),
+            needed("device", pa.string()),
+            ("impressions", pa.string()),
+            ("prices", pa.string()),
+        ]
+    )
 }
 
 
@@ -51,14 +56,14 @@ class Timelines:
     notes: dict[str, Any]
 
 
-def read(path: Path) -> Timelines:
+def read_timelines(path: Path) -> Timelines:
     """Read `events.parquet` of a folder, all sessions.
 
     Raises:
       InputError: no such file, a column missing or of another type, a null, negative time or price, or a list that cannot be
         read.
     """
-    table = _load(path / "events.parquet")
+    table = _load(path / EVENTS_FILE)
     table = table.append_column("row", pa.array(np.arange(len(table))))
     # One session's steps start over at a later time, so time comes before step.
     table = table.take(pc.sort_indices(table, [(c, "ascending") for c in ("session_id", "timestamp", "step", "row")]))
@@ -71,8 +76,8 @@ def read(path: Path) -> Timelines:
     clickout = pc.equal(action, _CLICKOUT).to_numpy()
     used = browse | clickout
     outs = table.filter(pa.array(clickout))
-    items, prices, bounds = _lists(path / "events.parquet", outs)
-    chosen = _whole_numbers(path / "events.parquet", "reference", pc.filter(reference, pa.array(used)))
+    items, prices, bounds = _lists(path / EVENTS_FILE, outs)
+    chosen = _whole_numbers(path / EVENTS_FILE, "reference", pc.filter(reference, pa.array(used)))
     known = np.unique(np.concatenate([items, chosen]))
     platform, platforms = _dense(table["platform"])
     device, devices = _dense(table["device"])
@@ -125,24 +130,12 @@ def select_sessions(source: Timelines, keep: np.ndarray) -> Timelines:
 
 
 def _load(file: Path) -> pa.Table:
-    if not file.is_file():
-        raise InputError(f"{file}: not found; give the folder that holds trivago's events.parquet")
-    try:
-        found = pq.read_schema(file)
-        if missing := [c for c in _COLUMNS if c not in found.names]:
-            raise InputError(f"{file}: column {missing[0]} is missing; give the RecSys Challenge 2019 columns")
-        table = pq.read_table(file, columns=list(_COLUMNS))
-        table = table.cast(pa.schema(list(_COLUMNS.items())))
-    except pa.ArrowException as e:
-        raise InputError(f"{file}: cannot be read ({' '.join(str(e).split())[:120]}); write it again") from e
-    if not len(table) or not pc.any(pc.equal(table["action_type"], _CLICKOUT)).as_py():
+    source = parquet.read(file, COLUMNS[EVENTS_FILE])
+    if not pc.any(pc.equal(source["action_type"], _CLICKOUT), min_count=0).as_py():
         raise InputError(f"{file}: holds no click-out; give logs with at least one")
-    for name in set(_COLUMNS) - {"impressions", "prices"}:
-        if table[name].null_count:
-            raise InputError(f"{file}: column {name} has {table[name].null_count} null(s); remove these rows")
-    if pc.min(table["timestamp"]).as_py() < 0:
-        raise InputError(f"{file}: column timestamp has negative values; give unix seconds")
-    return table
+    if (negative := source["timestamp"].to_numpy() < 0).any():
+        source.fail("timestamp", negative, "a negative time; give unix seconds")
+    return source.table
 
 
 def _lists(file: Path, outs: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

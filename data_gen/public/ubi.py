@@ -14,7 +14,7 @@ What a document means, and where it goes:
   shops count from 0, some from 1; the form does not say).
 - events "click", "add_to_cart", "purchase" (the form's names; `read(path, actions=...)` takes a shop's own): events of kind
   click, cart, purchase on `object_id` and on the request of their `query_id`. Every other action is left out and counted by
-  name.
+  name. One action that a client logs several times within one second (a double click, a message sent twice) is one event.
 - `query_response_hit_ids`: what the engine returned. Hits without an impression are unexposed candidates, and the hits'
   order is the rank; candidates outside it come after, by position.
 - items: `object_id`, with the first `object.description` as `title`.
@@ -91,6 +91,7 @@ def read(path: Path, *, test_share: float = 0.1, actions: Mapping[str, str] = AC
     if not queries:
         raise InputError(f"{path}: no logged query has an impression, so no list was shown; log impressions")
     place = {query.query_id: i for i, query in enumerate(queries)}
+    actors = _without_repeats(actors, place, dropped)
     by_click = 0
     for event, kind in actors:
         if kind == "click" and event.query_id in place and event.item not in impressions[event.query_id]:
@@ -125,6 +126,18 @@ def read(path: Path, *, test_share: float = 0.1, actions: Mapping[str, str] = AC
             "test_share": test_share,
         },
     )
+
+
+def _without_repeats(
+    actors: list[tuple[Event, str]], place: Mapping[str, int], dropped: Counter[str]
+) -> list[tuple[Event, str]]:
+    """Keep the first of the events that no column of the table would tell apart: times there are whole seconds."""
+    once: dict[tuple[Any, ...], tuple[Event, str]] = {}
+    for event, kind in actors:
+        told = (event.client, event.item, event.ts, kind, place.get(event.query_id))
+        if once.setdefault(told, (event, kind))[0] is not event:
+            dropped[f"{kind} that repeats one of its second"] += 1
+    return list(once.values())
 
 
 def _requests(queries: list[Query]) -> pa.Table:

@@ -125,8 +125,8 @@ def test_query_by_fallback_level(built, feed, item, query, level):
 def test_every_feed_click_has_one_fate(built):
     fates = built.quality["searchification"]
     assert {k: v for k, v in fates.items() if k != "query_level"} == {
-        "clicks": 9, "too_many_clicks": 0, "searchified": 3, "test_period": 1, "no_impression_list": 1, "repeated_click": 1, "not_exposed": 1,
-        "no_similar_negative": 1, "no_query": 1,
+        "clicks": 9, "searchified": 3, "test_period": 1, "no_impression_list": 1, "repeated_click": 1, "not_exposed": 1,
+        "too_many_clicks": 0, "no_similar_negative": 1, "no_query": 1,
     }  # fmt: skip
     assert {k: v["requests"] for k, v in fates["query_level"].items()} == {
         "own past query": 1, "co-occurring query": 1, "nearest query": 1,
@@ -170,9 +170,7 @@ def test_which_negatives(tmp_path, shop, read_samples, negatives, expected):
     config = ES3Config(composition="searchified", negatives=negatives)
     build(logs, tmp_path / "out", config, threads=1)
     found = {
-        next(i for i, c in row["candidates"].items() if c["click"]): {
-            i for i, c in row["candidates"].items() if not c["click"]
-        }
+        next(i for i, c in row["candidates"].items() if c["click"]): {i for i, c in row["candidates"].items() if not c["click"]}
         for row in read_samples(tmp_path / "out").values()
         if row["origin"] == "searchified"
     }

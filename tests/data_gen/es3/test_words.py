@@ -24,6 +24,7 @@ def strings(values: list[str | None]) -> pa.ChunkedArray:
         ("Red  WOOL-coat, 42!", ["red", "wool", "coat", "42"]),
         ("Straße ＦＵＬＬ ﬁt", ["strasse", "full", "fit"]),
         ("u\u0308ber \u00dcber", ["über", "über"]),
+        ("Προϊόν \u0390", ["προϊόν", "\u0390"]),
         ("红色羊毛", ["红", "色", "羊", "毛", "红色", "色羊", "羊毛"]),
         ("夏Nike鞋子", ["夏", "nike", "鞋", "子", "鞋子"]),
         ("ｶﾞﾗｽ 한글", ["ガ", "ラ", "ス", "ガラ", "ラス", "한", "글", "한글"]),

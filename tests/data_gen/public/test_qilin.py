@@ -289,6 +289,13 @@ def test_unusable_folders_are_one_clear_line(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["9" * 25, "4e9", "inf", "-1", ""])
+def test_a_kind_of_query_that_is_no_code_is_unknown(tmp_path, kind):
+    files = hand_made()
+    files["search_test"][0]["query_from_type"] = kind
+    assert rows(read(write(tmp_path, files)), "requests")[-1]["scene"] is None
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_fuzzed_cells_end_in_one_line_or_in_sound_tables(tmp_path_factory, data):

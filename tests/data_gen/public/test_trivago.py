@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_gen.es3 import ES3Config, build, build_all
-from data_gen.public.trivago import convert, floors, floors_of_samples, main, read
+from data_gen.public import adapter
+from data_gen.public.trivago import ADAPTER, convert, floors, floors_of_samples, main, read
+from data_gen.public.trivago_source import read_timelines
 from unisc.data import manifest
 from unisc.data.schema import LOG_TABLES
 from unisc.errors import InputError
@@ -46,7 +48,9 @@ ROWS = [
 
 def write(folder: Path, rows) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "events.parquet")
+    found = pa.Table.from_pylist(rows)
+    text = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in found.schema]
+    pq.write_table(found.cast(pa.schema(text)), folder / "events.parquet")
     return folder
 
 
@@ -81,6 +85,13 @@ def test_sessions_stay_whole_and_straddling_ones_are_left_out(logs):
     }  # fmt: skip
 
 
+def test_a_session_whose_last_second_is_the_first_of_the_test_split_straddles(tmp_path):
+    late = [row("e", 990, 1, IMAGE, "10"), row("e", 1000, 2, OUT, "10", "10|50", "1|2")]
+    made = convert(write(tmp_path / "source", ROWS + late), tmp_path / "logs", test_share=0.15)
+    assert made["test_start"] == 1000
+    assert made["quality"]["sessions"] == {"all": 5, "train": 2, "test": 1, "straddling, left out": 2}
+
+
 def test_order_within_a_second_becomes_order_in_time(logs):
     directory, made = logs
     ids = {10: 0, 30: 1, 50: 2, 70: 3}
@@ -107,7 +118,7 @@ def test_lists_are_exposed_in_shown_order_with_prices(logs):
 
 
 def test_floors_by_hand(tmp_path):
-    found = floors(read(write(tmp_path / "source", ROWS)))
+    found = floors(read_timelines(write(tmp_path / "source", ROWS)))
     assert {name: f["clickouts"] for name, f in found.items()} == dict.fromkeys(found, 5)
     # Chosen slots as shown 3, 4, 2, 1, 2; by price 2, 1, 2, 1, 2; by last touch 1 (30), 3 (30, 70, then 50, 10: 4), 1, 1, 2.
     assert found["shown_order"]["mrr"] == pytest.approx((1 / 3 + 1 / 4 + 1 / 2 + 1 + 1 / 2) / 5)
@@ -156,8 +167,11 @@ def bad(change):
         (bad(lambda r: {"impressions": r["impressions"] and r["impressions"].replace("50", "ab")}), "not an item number"),
         (bad(lambda r: {"impressions": r["impressions"] and r["impressions"].replace("70", "50")}), "repeats an item within"),
         (bad(lambda r: {"impressions": None, "prices": None}), "impressions is null in 5 click-out"),
-        (bad(lambda r: {"timestamp": -1}), "timestamp has negative"),
-        (bad(lambda r: {"city": None if r["step"] == 7 or r["session_id"] == "d" else "x"}), "city has 2 null"),
+        (bad(lambda r: {"timestamp": -1}), "timestamp holds '-1' in row 1, a negative time"),
+        (
+            bad(lambda r: {"city": None if r["step"] == 7 or r["session_id"] == "d" else "x"}),
+            "city holds 'None' in row 12, but every row needs a value",
+        ),
     ],
 )
 def test_unusable_folder_is_one_clear_line(tmp_path, rows, words):
@@ -174,6 +188,22 @@ def test_command_names_a_wrong_folder(tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "events.parquet: not found; give the folder" in error
     assert error.count("\n") == 1
+
+
+def test_adapter_makes_the_same_logs_and_names_their_source(logs, tmp_path):
+    directory, made = logs
+    share = {"test_share": 0.2}
+    assert made["config"] == {
+        "source": "trivago", "events_sha256": manifest.file_sha256(directory.parent / "source" / "events.parquet"), **share,
+    }  # fmt: skip
+    assert made["gives"] and any("purchases" in words for words in made["cannot_give"])
+    found = read(directory.parent / "source", **share)
+    assert found.kind == made["kind"] == "logs"
+    for name, rows in found.tables.items():
+        assert rows.equals(pq.read_table(directory / name))
+    usual = adapter.convert(ADAPTER, write(tmp_path / "same", ROWS), tmp_path / "usual")
+    assert usual == convert(tmp_path / "same", tmp_path / "again"), "the adapter's own defaults"
+    assert usual["fingerprint"] != made["fingerprint"]
 
 
 def test_existing_output_is_left_alone(logs):

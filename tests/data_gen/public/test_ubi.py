@@ -147,6 +147,27 @@ def test_every_document_is_accounted_for(tmp_path):
     }
 
 
+def test_an_action_logged_twice_within_a_second_is_one_event(tmp_path):
+    again = [
+        event("click", "q1", 8, "a", 2),
+        event("click", "q1", 11, "a", 2),
+        event("click", "q1", 8, "a", 2, client="c2"),
+        event("click", "q1", 8, "c", 1),
+        event("purchase", "q7", 100, "x", client="c3"),  # as little on a known query as that of q8
+        event("purchase", "q1", 8, "a"),
+    ]
+    made = read(write(tmp_path, DOCUMENTS + again), test_share=0.5)
+    told = [tuple(e.values()) for e in rows(made, "events")]
+    assert len(told) == len(set(told)) == 6 + 4
+    counts = made.quality["rows"]["events"]
+    assert counts["dropped"] == {
+        **read(write(tmp_path / "once", DOCUMENTS), test_share=0.5).quality["rows"]["events"]["dropped"],
+        "click that repeats one of its second": 1,
+        "purchase that repeats one of its second": 1,
+    }
+    assert counts["kept"] == 10 + 4
+
+
 def test_bulk_exported_and_packed_files_say_the_same(tmp_path):
     plain = read(write(tmp_path / "a", shop()))
     exported = [{"_index": "ubi", "_source": d} for d in shop()]
@@ -276,19 +297,22 @@ def test_fuzzed_documents_end_in_sound_tables_or_one_line(tmp_path_factory, data
 def test_simulated_sample(tmp_path):
     made = read(REAL)
     assert {name: len(table) for name, table in made.tables.items()} == {
-        "items": 1091, "users": 219, "queries": 144, "requests": 256, "candidates": 2172, "events": 527,
+        "items": 1091, "users": 219, "queries": 144, "requests": 256, "candidates": 2172, "events": 410,
     }  # fmt: skip
     assert sum(c["exposed"] for c in rows(made, "candidates")) == 1932 + 20
     assert Counter((e["kind"], e["request_id"] is None) for e in rows(made, "events")) == {
-        ("click", False): 255, ("click", True): 32, ("cart", False): 195, ("cart", True): 39, ("purchase", True): 6,
+        ("click", False): 213, ("click", True): 16, ("cart", False): 153, ("cart", True): 22, ("purchase", True): 6,
     }  # fmt: skip
     events = made.quality["rows"]["events"]
-    assert (events["in"], events["kept"]) == (3448, 1932 + 527)
+    assert (events["in"], events["kept"]) == (3448, 1932 + 410)
+    repeats = {kind: events["dropped"][f"{kind} that repeats one of its second"] for kind in ("click", "cart")}
+    assert repeats == {"click": 287 - 229, "cart": 234 - 175}
     assert events["dropped"]["impression of a query that is not logged"] == 67
     convert(ADAPTER, REAL, tmp_path / "logs")
     quality = build_all(tmp_path / "logs", tmp_path / "samples", ES3Config(composition="exposed"), threads=1)["attributed"][
         "quality"
     ]
+    assert quality["quarantine"] == {}
     clicked = {
         (e["request_id"], e["item_id"]) for e in rows(made, "events") if e["kind"] == "click" and e["request_id"] is not None
     }
