@@ -113,7 +113,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """Write a whole number with its thousands, another to some significant digits; None as n/a."""
     if value is None or value != value:
         return "n/a"
-    if isinstance(value, int) or (value == round(value) and abs(value) >= 10 ** (digits - 1)):
+    if value == 0 or isinstance(value, int) or (value == round(value) and abs(value) >= 10 ** (digits - 1)):
         return f"{round(value):,}".replace("-", "−")
     return (f"{value:.{digits}g}" if abs(value) >= 1e-4 else f"{value:.1e}").replace("-", "−")
 

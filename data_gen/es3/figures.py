@@ -119,6 +119,8 @@ def ranks(rows: Rows) -> Figure | None:
         "train, exposed, all labels": ("train", True, "{}"),
         "train, unexposed, all labels": ("train", False, "{}"),
     }
+    if all(row[task] == row[f"{task}_on_page"] for row in rows for task in tasks):
+        del curves["train, exposed, all labels"]
     bins = sorted({row["rank_bin"] for row in rows})
     for ax, task in zip(axes, tasks, strict=True):
         for i, (name, (split, exposed, column)) in enumerate(curves.items()):

@@ -46,7 +46,7 @@ def _fates(page: Page, build: Mapping[str, Any]) -> None:
     if ended := {kind: {f: n for f, n in row.items() if f != "events"} for kind, row in fates.items() if row["events"]}:
         caption = "What became of clicks and purchases that happened elsewhere: the first reason that fits."
         page.figure(figures.fates(ended), caption)
-    of = {(kind, "all domains"): row for kind, row in fates.items()}
+    of = {(kind, "all"): row for kind, row in fates.items()}
     for kind, rows in build.get("attribution_by_domain", {}).items():
         of |= {(kind, domain): row for domain, row in rows.items() if row["events"]}
     names = list(dict.fromkeys(name for row in of.values() for name in row))

@@ -203,7 +203,7 @@ def _days(days: Rows) -> Figure:
     if days and max(row["n"] for row in days) > 10 * min(row["n"] for row in days):
         ax.set_yscale("log")
     else:
-        ax.set_ylim(0, None)
+        ax.set_ylim(0, 1.1 * max((row["n"] for row in days), default=1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda n, _: number(n)))
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -283,7 +283,9 @@ def test_truth_is_shown_with_intervals_where_it_is_known(built, tmp_path):
     low, high = wilson(30, 100)
     assert found["number"] == f"0.30 [{low:.2f}, {high:.2f}] at level 2, rec (n = 100)"
     assert found["verdict"] == "look"
-    assert "duplicates, events" in _page(tmp_path / "samples.report")
+    page = _page(tmp_path / "samples.report")
+    assert "duplicates, events" in page
+    assert ">0 [0.00, 0.43]<" in page
 
 
 @pytest.fixture
