@@ -12,6 +12,7 @@ from data_gen.blocks import ROWS_PER_BLOCK
 from data_gen.es3.build import Resources, build
 from data_gen.es3.config import ES3Config, parse_duration
 from data_gen.es3.dataset import write_dataset
+from data_gen.es3.report import report
 from data_gen.es3.rowwise import export_labels
 from data_gen.es3.tables import describe_logs
 from unisc.data.columns import SPLITS
@@ -135,6 +136,20 @@ def dataset_command(
         f"{made['counts'][f'{split}_{what}']:,} {split} {what}" for split in SPLITS for what in ("requests", "candidates")
     )
     print(f"{out}: fingerprint {made['fingerprint']}, {', '.join(counts)}")
+
+
+@app.command(name="report")
+def report_command(directory: Folder, *, out: Path | None = None, logs: Path | None = None) -> None:
+    """Write a page with plots and `quality.json` about samples, or about logs.
+
+    Args:
+        directory: samples that `build` made, or logs in their common form.
+        out: folder to write; the directory's name and `.report`, beside it, if not given.
+        logs: the logs the samples were made from, to look labels and features up in.
+    """
+    where, numbers = report(directory, out, logs=logs)
+    look = [f"{v['check']}: {v['number']} (rule: {v['rule']})" for v in numbers.get("verdicts", []) if v["verdict"] == "look"]
+    print("\n  look: ".join([f"{where / 'index.html'}", *look]))
 
 
 @app.command(name="describe-logs")
