@@ -1,9 +1,9 @@
 """Axis letters, used only inside shape strings and einsum equations, and the shapes that cross module boundaries.
 
-B candidates of a batch (packed flat) · R requests of a batch · U distinct embedding rows a batch touches · S history entries a
-request · T tokens · D width · F hidden width · N heads · H head width · G composite sets, or experts · E embedding width ·
-M fields · P numeric fields · tasks labels predicted per candidate. Mr, Mc, Mh and Pr, Pc count fields per request, candidate
-and history entry.
+B candidates of a batch (packed flat) · R requests of a batch · C candidate slots a request · U distinct embedding rows a batch
+touches · S history entries a request · T tokens · D width · F hidden width · N heads · H head width · G composite sets, or
+experts · E embedding width · M fields · P numeric fields · tasks labels predicted per candidate. Mr, Mc, Mh and Pr, Pc count
+fields per request, candidate and history entry.
 """
 
 from jaxtyping import Array, Bool, Float, Int

@@ -67,7 +67,7 @@ def _spec(*, domains=("search", "rec", "shop"), tasks=("click", "purchase"), his
     )
 
 
-def _batch(spec, *, num_candidates=24, num_requests=6, num_unique=50, seed=0):
+def _batch(spec, *, num_candidates=24, num_requests=6, num_unique=50, seed=0, list_len=0):
     rng = np.random.default_rng(seed)
 
     def ids(*shape):
@@ -77,6 +77,10 @@ def _batch(spec, *, num_candidates=24, num_requests=6, num_unique=50, seed=0):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
     index = np.sort(np.concatenate([np.arange(num_requests), rng.integers(0, num_requests, num_candidates - num_requests)]))
+    first, length = np.searchsorted(index, np.arange(num_requests)), np.bincount(index, minlength=num_requests)
+    assert not list_len or length.max() <= list_len
+    slots = np.arange(list_len)
+    lists = np.where(slots < length[:, None], first[:, None] + slots, num_candidates)
     domain = rng.permutation(np.arange(num_requests) % len(spec.domains))
     return Batch(
         unique_rows=jnp.arange(num_unique, dtype=jnp.int32),
@@ -87,6 +91,7 @@ def _batch(spec, *, num_candidates=24, num_requests=6, num_unique=50, seed=0):
         request_numeric=normal(num_requests, len(spec.numeric_at("request"))),
         candidate_numeric=normal(num_candidates, len(spec.numeric_at("candidate"))),
         request_index=jnp.asarray(index, jnp.int32),
+        lists=jnp.asarray(lists, jnp.int32),
         domain=jnp.asarray(domain[index], jnp.int32),
         labels=jnp.asarray(rng.random((num_candidates, len(spec.tasks))) < 0.3, jnp.float32),
         weights=jnp.ones((num_candidates, len(spec.tasks)), jnp.float32),

@@ -79,7 +79,8 @@ class Batch(NamedTuple):
 
     The id arrays index into `unique_rows`, the distinct rows of the fused table this batch touches, so that reading and
     updating embeddings costs by rows touched (U), not by rows that exist. Padding candidates have weight 0 and request 0;
-    padding entries of `unique_rows` equal `spec.num_rows` (out of range: never read, dropped on write).
+    padding entries of `unique_rows` equal `spec.num_rows` (out of range: never read, dropped on write). `lists` says where each
+    request's candidates stand, B in slots that hold none; C is 0 where no model of the run works on whole lists.
     """
 
     unique_rows: Int[Array, "U"]
@@ -90,6 +91,7 @@ class Batch(NamedTuple):
     request_numeric: Float[Array, "R Pr"]
     candidate_numeric: Float[Array, "B Pc"]
     request_index: Int[Array, "B"]
+    lists: Int[Array, "R C"]
     domain: Int[Array, "B"]
     labels: Float[Array, "B tasks"]
     weights: Float[Array, "B tasks"]

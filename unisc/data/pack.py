@@ -24,27 +24,39 @@ POSITION_FIELDS = ("position", "steps_below")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchShape:
-    """The static sizes of a batch: candidates (B), requests (R) and distinct rows of the fused table (U)."""
+    """The static sizes of a batch: candidates (B), requests (R), distinct rows of the fused table (U), slots of a list (C).
+
+    Longer lists than C are cut into pieces; C is 0 where no model works on whole lists, and a list may then fill the batch.
+    """
 
     candidates: int
     requests: int
     unique_rows: int
+    list_len: int = 0
 
     @classmethod
-    def of(cls, spec: FeatureSpec, *, candidates: int, mean_list_len: float) -> "BatchShape":
+    def of(cls, spec: FeatureSpec, *, candidates: int, mean_list_len: float, list_len: int = 0) -> "BatchShape":
         """Derive R from the mean list length, and U as a bound no batch of that R and B can exceed.
 
         A table cannot be touched in more rows than it has, nor more often than the batch has slots that name it.
         """
         if candidates < 1:
             raise InputError(f"batch_candidates {candidates}: give at least 1")
+        if not 0 <= list_len <= candidates:
+            raise InputError(f"list_len {list_len}: give at least 0 and at most batch_candidates {candidates}")
+        mean_list_len = min(mean_list_len, list_len or mean_list_len)
         requests = max(1, min(candidates, math.ceil(REQUEST_SLACK * candidates / max(mean_list_len, 1.0))))
         slots_per_field = {"request": requests, "candidate": candidates, "history": requests * spec.history_len}
         slots = dict.fromkeys((t.name for t in spec.tables), 0)
         for field in spec.fields:
             slots[field.table] += slots_per_field[field.level]
         unique_rows = sum(min(table.num_rows, slots[table.name]) for table in spec.tables)
-        return cls(candidates=candidates, requests=requests, unique_rows=unique_rows)
+        return cls(candidates=candidates, requests=requests, unique_rows=unique_rows, list_len=list_len)
+
+    @property
+    def longest(self) -> int:
+        """Candidates that a list can have before it is cut."""
+        return self.list_len or self.candidates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +97,7 @@ class Views:
 def plan(lengths: Int64[np.ndarray, " V"], shape: BatchShape) -> Int64[np.ndarray, " batches1"]:
     """Assign views to batches in order, one that does not fit starting the next: return where each batch starts, and the end.
 
-    No length may exceed `shape.candidates`.
+    No length may exceed `shape.longest`.
     """
     if not len(lengths):
         return np.zeros(1, np.int64)
@@ -160,6 +172,11 @@ class Packer:
                 candidate_ids[hidden, column] = absent
             if self._position_numeric is not None:
                 candidate_numeric[hidden, self._position_numeric] = 0
+        lists = np.full((r, self.shape.list_len), b, np.int32)
+        if self.shape.list_len:
+            slots = np.arange(self.shape.list_len, dtype=np.int32)
+            first = np.cumsum(views.length) - views.length
+            lists[:q] = np.where(slots < views.length[:, None], first[:, None] + slots, b)
         domain = np.zeros(b, np.int32)
         domain[:n] = cols.domain[req][request_index[:n]]
         labels = np.zeros((b, len(spec.tasks)), np.float32)
@@ -177,6 +194,7 @@ class Packer:
             "request_numeric": np.zeros((r, 0), np.float32),
             "candidate_numeric": candidate_numeric,
             "request_index": request_index,
+            "lists": lists,
             "domain": domain,
             "labels": labels,
             "weights": weights,

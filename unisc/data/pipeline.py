@@ -22,7 +22,7 @@ class PackedRequests:
     def __init__(self, columns: Columns, shape: BatchShape, *, seed: int, num_epochs: int = 1, position_dropout: float = 0.0):
         self.columns, self.shape, self.position_dropout, self.seed = columns, shape, position_dropout, seed
         self._packer = Packer(columns, shape)
-        self._pieces = Views.all_of(columns).split(shape.candidates)
+        self._pieces = Views.all_of(columns).split(shape.longest)
         self._orders, self._starts, self._first = [], [], [0]
         for epoch in range(num_epochs):
             order = np.random.default_rng([seed, epoch]).permutation(len(self._pieces.length))
@@ -52,7 +52,7 @@ class PackedViews:
 
     def __init__(self, columns: Columns, views: Views, shape: BatchShape):
         self._packer = Packer(columns, shape)
-        self._pieces = views.split(shape.candidates)
+        self._pieces = views.split(shape.longest)
         self._starts = plan(self._pieces.length, shape)
 
     def __len__(self) -> int:

@@ -137,7 +137,7 @@ class PackedBlocks:
             length=lengths,
             hide_position=np.zeros(len(lengths), np.bool_),
         )
-        pieces = views.split(self.shape.candidates)
+        pieces = views.split(self.shape.longest)
         order = _draws(_REQUEST_ORDER, self.seed, window.epoch, window.place).permutation(len(pieces.length))
         shuffled = pieces.take(order)
         return shuffled, plan(shuffled.length, self.shape)

@@ -102,11 +102,10 @@ class DivergedError(RuntimeError):
     """The loss of a step was not a number."""
 
 
-def batch_shape(columns: Columns | Blocks, batch_candidates: int) -> BatchShape:
+def batch_shape(columns: Columns | Blocks, batch_candidates: int, *, list_len: int = 0) -> BatchShape:
     """Return the shape of a run's batches; the same for every seed of one data set."""
-    return BatchShape.of(
-        columns.spec, candidates=batch_candidates, mean_list_len=columns.num_examples / max(columns.num_requests, 1)
-    )
+    mean_list_len = columns.num_examples / max(columns.num_requests, 1)
+    return BatchShape.of(columns.spec, candidates=batch_candidates, mean_list_len=mean_list_len, list_len=list_len)
 
 
 def train(
