@@ -21,7 +21,6 @@ from flax import nnx
 from unisc.config import Runtime
 from unisc.data import manifest
 from unisc.data.columns import Columns, load
-from unisc.data.pack import BatchShape
 from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
 from unisc.models import dlrm, hhsft
@@ -82,7 +81,7 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
         config.train,
         embed_dim=config.model.embed_dim,
         # One shape for every composition, so that a size is compiled once.
-        shape=BatchShape.of(train_columns.spec, candidates=config.train.batch_candidates, mean_list_len=MEAN_LIST_LEN),
+        shape=loop.batch_shape(train_columns, config.train, mean_list_len=MEAN_LIST_LEN),
         runtime=loop.Runtime(
             directory=Path(runtime.work_dir),
             log_every_steps=runtime.log_every_steps,

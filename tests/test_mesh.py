@@ -49,8 +49,8 @@ def test_errors_of_joining_propagate(monkeypatch):
 
 
 def test_logical_axes_map_to_mesh_axes():
-    assert partition("batch", None, "width") == PartitionSpec("data", None, None)
-    assert partition("row", "width") == PartitionSpec("model", None)
+    assert partition("batch", None, "width") == PartitionSpec(("data", "model"), None, None)
+    assert partition("row", "width") == PartitionSpec(("data", "model"), None)
     with pytest.raises(KeyError):
         partition("colour")
 
@@ -67,8 +67,8 @@ def test_a_batch_is_split_over_four_devices():
         "from unisc.mesh import make_mesh, sharding\n"
         "mesh = make_mesh(model=2)\n"
         "assert dict(mesh.shape) == {'data': 2, 'model': 2}, mesh\n"
-        "x = jax.device_put(jnp.arange(32.0).reshape(8, 4), sharding(mesh, 'batch', 'hidden'))\n"
-        "assert {s.data.shape for s in x.addressable_shards} == {(4, 2)}\n"
+        "x = jax.device_put(jnp.arange(32.0).reshape(8, 4), sharding(mesh, 'batch', 'width'))\n"
+        "assert {s.data.shape for s in x.addressable_shards} == {(2, 4)}\n"
         "assert jax.jit(jnp.sum)(x) == 496\n"
     )
     environ = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}

@@ -1,7 +1,7 @@
 """Devices: joining a cluster, the (data, model) mesh, and which mesh axis each logical axis is split over."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -10,9 +10,9 @@ from unisc.errors import InputError
 
 DATA, MODEL = "data", "model"
 
-LOGICAL_AXES: Mapping[str, str | None] = {
-    "batch": DATA,  # candidates and requests
-    "row": MODEL,  # rows of the embedding store
+LOGICAL_AXES: Mapping[str, str | tuple[str, ...] | None] = {
+    "batch": (DATA, MODEL),  # candidates and requests
+    "row": (DATA, MODEL),  # rows of the embedding store
     "expert": MODEL,  # domain experts
     "hidden": MODEL,  # the inner width of feed-forward blocks
     "width": None,  # replicated
@@ -50,16 +50,16 @@ def initialize_distributed(environ: Mapping[str, str] = os.environ) -> bool:
     return True
 
 
-def make_mesh(*, model: int = 1) -> Mesh:
-    """Return the mesh (data, model) over all devices, `model` of them along the model axis.
+def make_mesh(*, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh (data, model) over some devices (all by default), `model` of them along the model axis.
 
     Raises:
       InputError: `model` does not divide the number of devices.
     """
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     if model < 1 or count % model:
         raise InputError(f"mesh: {count} devices cannot be split {model} ways along the model axis; give a divisor of {count}")
-    return jax.make_mesh((count // model, model), (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+    return jax.make_mesh((count // model, model), (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def partition(*axes: str | None) -> PartitionSpec:

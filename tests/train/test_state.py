@@ -61,7 +61,7 @@ def test_rows_that_are_not_touched_or_get_no_gradient_stay(optimizer, make_model
     for grads in (np.ones((3, DIM), np.float32), np.array([[1.0] * DIM, [0.0] * DIM, [9.0] * DIM], np.float32)):
         before = table
         table, moments = update_rows(table, moments, rows, read_rows(table, rows), jnp.asarray(grads), jnp.float32(0.1))
-    changed = (table != before).any(axis=1)
+    changed = (table != before).any(axis=1)[:NUM_ROWS]
     assert changed.tolist() == [False, True, False, False, False, False, False]
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
 from unisc.data.features import Batch
-from unisc.data.pack import BatchShape, Packer, Views, plan
+from unisc.data.pack import BatchShape, Packer, Views, batch_bounds, num_batches, plan
 from unisc.data.stream import PackedBlocks
 
 
@@ -28,7 +28,7 @@ class PackedRequests:
             order = np.random.default_rng([seed, epoch]).permutation(len(self._pieces.length))
             self._orders.append(order)
             self._starts.append(plan(self._pieces.length[order], shape))
-            self._first.append(self._first[-1] + len(self._starts[-1]) - 1)
+            self._first.append(self._first[-1] + num_batches(self._starts[-1], shape))
 
     def __len__(self) -> int:
         return self._first[-1]
@@ -36,12 +36,12 @@ class PackedRequests:
     def __getitem__(self, index: int) -> Batch:
         epoch = int(np.searchsorted(self._first, index, side="right")) - 1
         batch = index - self._first[epoch]
-        starts = self._starts[epoch]
-        views = self._pieces.take(self._orders[epoch][starts[batch] : starts[batch + 1]])
+        bounds = batch_bounds(self._starts[epoch], self.shape, batch)
+        views = self._pieces.take(self._orders[epoch][bounds[0] : bounds[-1]])
         if self.position_dropout > 0:
             draws = np.random.default_rng([self.seed, epoch, batch]).random(len(views.request))
             views.hide_position[:] = draws < self.position_dropout
-        return self._packer(views)
+        return self._packer(views, bounds - bounds[0])
 
     def __repr__(self) -> str:
         return f"PackedRequests({self.columns.num_requests} requests, {len(self)} batches, seed {self.seed})"

@@ -17,7 +17,7 @@ from jaxtyping import Int64
 
 from unisc.data.blocks import Blocks
 from unisc.data.features import Batch
-from unisc.data.pack import BatchShape, Packer, Views, plan
+from unisc.data.pack import BatchShape, Packer, Views, batch_bounds, num_batches, plan
 from unisc.errors import InputError
 
 BATCHES_PER_WINDOW = 64
@@ -45,7 +45,7 @@ class _Loaded(NamedTuple):
     """A window in memory: its requests in shuffled order, where each batch of them starts, and what packs them."""
 
     pieces: Views
-    starts: Int64[np.ndarray, " batches1"]
+    starts: Int64[np.ndarray, " parts1"]
     packer: Packer
 
 
@@ -109,12 +109,13 @@ class PackedBlocks:
         at = int(np.searchsorted(self._first, index, side="right")) - 1
         pieces, starts, packer = self._get(at)
         batch = index - self._first[at]
-        views = pieces.take(np.arange(starts[batch], starts[batch + 1]))
+        bounds = batch_bounds(starts, self.shape, batch)
+        views = pieces.take(np.arange(bounds[0], bounds[-1]))
         if self.position_dropout > 0:
             window = self._windows[at]
             draws = _draws(_DROPOUT, self.seed, window.epoch, window.place, batch).random(len(views.request))
             views.hide_position[:] = draws < self.position_dropout
-        return packer(views)
+        return packer(views, bounds - bounds[0])
 
     def __repr__(self) -> str:
         return f"PackedBlocks({self.blocks.num_requests} requests, {len(self)} batches, seed {self.seed})"
@@ -126,9 +127,9 @@ class PackedBlocks:
         for place, blocks in enumerate(np.array_split(order, num_windows)):
             window = _Window(epoch, place * host_count + host, blocks)
             _, starts = self._plan(window)
-            yield window, len(starts) - 1
+            yield window, num_batches(starts, self.shape)
 
-    def _plan(self, window: _Window) -> tuple[Views, Int64[np.ndarray, " batches1"]]:
+    def _plan(self, window: _Window) -> tuple[Views, Int64[np.ndarray, " parts1"]]:
         """Order a window's requests and assign them to batches, from their lengths alone."""
         lengths = np.concatenate([self.blocks.lengths[self.blocks.rows_of(int(b))] for b in window.blocks]).astype(np.int64)
         views = Views(

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
@@ -20,11 +21,12 @@ from unisc.data.features import Batch
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import iterate, packed
 from unisc.errors import InputError
+from unisc.mesh import make_mesh
 from unisc.train import state as train_state
 from unisc.train.checkpoint import Checkpoints, Counts, Saved
 from unisc.train.logger import MetricsLogger
-from unisc.train.state import TableOptimizer, TrainState
-from unisc.train.step import Hyper, StepMetrics, compiled, make_train_step
+from unisc.train.state import TableOptimizer, TrainState, layout
+from unisc.train.step import Hyper, StepMetrics, compiled, make_train_step, parts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +35,8 @@ class TrainConfig:
 
     The schedule rises linearly over the first `warmup_frac` of the steps, then falls to `final_frac` of the rate; the table's
     rate follows the same shape. Labels of purchase weigh `purchase_weight` against clicks' 1. `position_dropout` is the share
-    of requests trained as if no position were known (see `unisc.data.pipeline`).
+    of requests trained as if no position were known (see `unisc.data.pipeline`). A batch is packed in `num_parts` parts, which
+    the devices share out and work through one after the other; `list_len` is the length at which lists are cut, 0 for no cut.
     """
 
     batch_candidates: int
@@ -50,12 +53,22 @@ class TrainConfig:
     table_init_std: float = 0.05
     clip_norm: float = 1.0
     position_dropout: float = 0.1
+    num_parts: int = 1
+    list_len: int = 0
 
     def __post_init__(self) -> None:
         for name in ("warmup_frac", "final_frac", "position_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: give a number from 0 to 1")
-        at_least = {"batch_candidates": 1, "num_epochs": 1, "seed": 0, "learning_rate": 0, "table_learning_rate": 0}
+        at_least = {
+            "batch_candidates": 1,
+            "num_parts": 1,
+            "list_len": 0,
+            "num_epochs": 1,
+            "seed": 0,
+            "learning_rate": 0,
+            "table_learning_rate": 0,
+        }
         at_least |= {"weight_decay": 0, "purchase_weight": 0, "table_init_std": 0, "clip_norm": 0}
         for name, least in at_least.items():
             if not least <= getattr(self, name) < math.inf:
@@ -102,10 +115,15 @@ class DivergedError(RuntimeError):
     """The loss of a step was not a number."""
 
 
-def batch_shape(columns: Columns | Blocks, batch_candidates: int, *, list_len: int = 0) -> BatchShape:
-    """Return the shape of a run's batches; the same for every seed of one data set."""
-    mean_list_len = columns.num_examples / max(columns.num_requests, 1)
-    return BatchShape.of(columns.spec, candidates=batch_candidates, mean_list_len=mean_list_len, list_len=list_len)
+def batch_shape(columns: Columns | Blocks, config: TrainConfig, *, mean_list_len: float | None = None) -> BatchShape:
+    """Return the shape of a run's batches; `mean_list_len` of the data by default."""
+    return BatchShape.of(
+        columns.spec,
+        candidates=config.batch_candidates,
+        mean_list_len=mean_list_len or columns.num_examples / max(columns.num_requests, 1),
+        list_len=config.list_len,
+        parts=config.num_parts,
+    )
 
 
 def train(
@@ -126,7 +144,8 @@ def train(
       InputError: the directory holds another run's checkpoint.
     """
     runtime = runtime or Runtime()
-    shape = shape or batch_shape(columns, config.batch_candidates)
+    shape = shape or batch_shape(columns, config)
+    mesh = train_mesh(shape.parts)
     graphdef = nnx.graphdef(model)
     source = packed(columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout)
     num_steps = len(source)
@@ -142,7 +161,9 @@ def train(
 
     # 1. Compile before the clock starts, on shapes alone.
     began = time.perf_counter()
-    step = compiled(make_train_step(graphdef, config.clip_norm), state, source[0], np.zeros(len(Hyper._fields), np.float32))
+    state = jax.device_put(state, layout(mesh))
+    first = parts_of(source[0], shape.parts)
+    step = compiled(make_train_step(graphdef, config.clip_norm, mesh), state, first, np.zeros(len(Hyper._fields), np.float32))
     compile_secs = time.perf_counter() - began
 
     # 2. Take up the last checkpoint: state, place in the data, counters and clock together.
@@ -170,7 +191,7 @@ def train(
                 purchase_weight=config.purchase_weight,
             )
             # 4. Dispatch the step, then count what it was given.
-            state, metrics = step(state, batch, np.asarray(hyper, np.float32))
+            state, metrics = step(state, parts_of(batch, shape.parts), np.asarray(hyper, np.float32))
             _count(counts, batch)
             # 5. Only now read the step before: the device was busy meanwhile.
             previous, pending = pending, _Pending(metrics, counts.num_steps, counts.num_examples, hyper.learning_rate)
@@ -194,10 +215,25 @@ def train(
             log.write(pending.step, **pending.report(), **{"perf/train_secs": counts.train_secs})
     if checkpoints is not None:
         checkpoints.close()
+    state = jax.device_put(state, jax.devices()[0])  # scoring runs on one device
     trained = nnx.merge(graphdef, nnx.State(state.dense), nnx.State(state.rest))
     return TrainResult(
         model=trained, state=state, shape=shape, counts=counts, num_steps=num_steps, compile_secs=compile_secs, loss=loss
     )
+
+
+def train_mesh(num_parts: int) -> Mesh:
+    """Return the devices that share the parts of a batch: all, or one alone if there is but one part.
+
+    Raises:
+      InputError: the devices cannot have an equal number of parts each.
+    """
+    count = jax.device_count()
+    if num_parts == 1:
+        return make_mesh(devices=jax.devices()[:1])
+    if num_parts % count:
+        raise InputError(f"num_parts {num_parts}: {count} devices cannot share them out; give a multiple of {count}, or 1")
+    return make_mesh()
 
 
 class _Clock:
@@ -218,11 +254,11 @@ class _Clock:
 
 
 def _count(counts: Counts, batch: Batch) -> None:
-    """Count a batch on the host, from the batch itself. A list longer than a batch counts as a request a piece."""
+    """Count a batch on the host, from the batch itself. A list that was cut counts as a request a piece."""
     counted = np.asarray(batch.weights)[:, 0] > 0
     counts.num_steps += 1
     counts.num_examples += int(counted.sum())
-    counts.num_requests += int(np.asarray(batch.request_index)[counted].max(initial=-1)) + 1
+    counts.num_requests += len(np.unique(np.asarray(batch.request_index)[counted]))
     counts.num_positives += int(np.asarray(batch.labels)[counted, 0].sum())
 
 

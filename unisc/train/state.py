@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
+
+from unisc.mesh import sharding
 
 TableOptimizer = Literal["adagrad", "adam"]
 
@@ -15,6 +18,8 @@ ADAM_B1, ADAM_B2, ADAM_EPS = 0.9, 0.99, 1e-8
 """b2 below the usual .999: a short run's second moments must settle within some hundred steps."""
 ADAGRAD_EPS = 1e-10
 TABLE_STREAM = 1
+ROW_MULTIPLE = 64
+"""Rows of a table are padded to a multiple of this, and it of the number of devices a table can be spread over."""
 
 
 class TrainState(NamedTuple):
@@ -48,13 +53,17 @@ def create(
     table_optimizer: TableOptimizer,
     clip_norm: float,
 ) -> TrainState:
-    """Start a run from a model's initial parameters and a table drawn by `seed`, normal with deviation `table_init_std`."""
+    """Start a run from a model's initial parameters and a table drawn by `seed`, normal with deviation `table_init_std`.
+
+    The table has rows of zeros at its end, up to a multiple of ROW_MULTIPLE, so that it divides among the devices.
+    """
     _, params, rest = nnx.split(model, nnx.Param, ...)
     # Copied, since the step gives its state's buffers away while the caller keeps the model.
     dense = jax.tree.map(jnp.copy, nnx.to_pure_dict(params))
     # Drawn by numpy: nothing to compile, and a sweep starts hundreds of runs.
     draws = np.random.default_rng([seed, TABLE_STREAM]).standard_normal((num_rows, embed_dim), np.float32)
-    per_row, per_value = np.zeros(num_rows, np.float32), np.zeros((num_rows, embed_dim), np.float32)
+    draws = np.concatenate([draws, np.zeros((-num_rows % ROW_MULTIPLE, embed_dim), np.float32)])
+    per_row, per_value = np.zeros(len(draws), np.float32), np.zeros_like(draws)
     moments = {"sum": per_row} if table_optimizer == "adagrad" else {"m": per_value, "v": per_value, "touches": per_row}
     return TrainState(
         step=jnp.asarray(np.int32(0)),
@@ -66,9 +75,15 @@ def create(
     )
 
 
+def layout(mesh: Mesh) -> TrainState:
+    """Return the sharding of each part of a state: the table and its moments by rows over all devices, the rest on each."""
+    everywhere, by_row = sharding(mesh), sharding(mesh, "row")
+    return TrainState(everywhere, everywhere, everywhere, everywhere, by_row, by_row)
+
+
 def read_rows(table: Float[Array, "V E"], unique_rows: Int[Array, "U"]) -> Float[Array, "U E"]:
     """Read the rows a batch touches; padding reads 0."""
-    return table.at[unique_rows].get(mode="fill", fill_value=0)
+    return table.at[unique_rows].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
 def update_rows(
@@ -86,11 +101,16 @@ def update_rows(
     """
     out, touched = {}, jnp.any(grads != 0, axis=-1)
     if "sum" in moments:
-        total = moments["sum"].at[unique_rows].get(mode="fill", fill_value=0) + jnp.mean(jnp.square(grads), axis=-1)
-        out["sum"] = moments["sum"].at[unique_rows].set(total, mode="drop")
+        total = moments["sum"].at[unique_rows].get(mode="fill", fill_value=0, wrap_negative_indices=False) + jnp.mean(
+            jnp.square(grads), axis=-1
+        )
+        out["sum"] = moments["sum"].at[unique_rows].set(total, mode="drop", wrap_negative_indices=False)
         delta = grads * jax.lax.rsqrt(total + ADAGRAD_EPS**2)[:, None]
     else:
-        m, v, touches = (moments[k].at[unique_rows].get(mode="fill", fill_value=0) for k in ("m", "v", "touches"))
+        m, v, touches = (
+            moments[k].at[unique_rows].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+            for k in ("m", "v", "touches")
+        )
         keep = touched[:, None]
         m = jnp.where(keep, ADAM_B1 * m + (1 - ADAM_B1) * grads, m)
         v = jnp.where(keep, ADAM_B2 * v + (1 - ADAM_B2) * jnp.square(grads), v)
@@ -99,5 +119,5 @@ def update_rows(
         delta = (m / (1 - ADAM_B1**age)) / (jnp.sqrt(v / (1 - ADAM_B2**age)) + ADAM_EPS)
         delta = jnp.where(keep, delta, 0.0)
         for name, value in (("m", m), ("v", v), ("touches", touches)):
-            out[name] = moments[name].at[unique_rows].set(value, mode="drop")
-    return table.at[unique_rows].set(rows - rate * delta, mode="drop"), out
+            out[name] = moments[name].at[unique_rows].set(value, mode="drop", wrap_negative_indices=False)
+    return table.at[unique_rows].set(rows - rate * delta, mode="drop", wrap_negative_indices=False), out

@@ -9,13 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from unisc.data.features import Batch
+from unisc.mesh import DATA, MODEL, sharding
 from unisc.objectives.ranking import RankingLoss, ranking_loss
-from unisc.train.state import TrainState, dense_optimizer, read_rows, update_rows
+from unisc.train.state import TrainState, dense_optimizer, layout, read_rows, update_rows
+
+AXES = (DATA, MODEL)
+"""Every device takes a share of the batch and of the table's rows."""
 
 
 class Hyper(NamedTuple):
@@ -40,41 +46,82 @@ EvalStep = Callable[[dict[Any, Any], dict[Any, Any], Float[Array, "V E"], Batch]
 
 
 @functools.lru_cache(maxsize=32)
-def make_train_step(graphdef: nnx.GraphDef, clip_norm: float) -> TrainStep:
-    """Return the jitted step `(state, batch, hyper) -> (state, metrics)`, which takes the state's buffers over.
+def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> TrainStep:
+    """Return the jitted step `(state, parts, hyper) -> (state, metrics)`, which takes the state's buffers over.
 
-    Cached, so that a process that trains one structure many times compiles it once for each batch shape.
+    `parts` is a batch cut by `parts_of`: each device works on its share of the parts, one after the other, and adds the
+    gradients up, so that memory holds the activations of one part a device. The loss is the mean over the whole batch, whatever
+    the number of parts and devices. Cached, so that a process that trains one structure many times compiles it once for each
+    batch shape.
     """
     optimizer = dense_optimizer(clip_norm)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: TrainState, batch: Batch, hyper: Float[Array, "4"]) -> tuple[TrainState, StepMetrics]:
+    def on_device(state: TrainState, batch: Batch, hyper: Float[Array, "4"]) -> tuple[TrainState, StepMetrics]:
         rate, table_rate, decay, purchase_weight = hyper
         task_weights = jnp.ones(batch.labels.shape[-1]).at[1:].set(purchase_weight)
+        # Rows of the table are spread over the devices: each reads and writes its own, out of range are those of others.
+        unique_rows = batch.unique_rows - jax.lax.axis_index(AXES) * state.table.shape[0]
+        own_rows = read_rows(state.table, unique_rows)
+        rows = jax.lax.psum(own_rows, AXES)
+        weight = jax.lax.psum(jnp.sum(batch.weights * task_weights), AXES)
+        scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
 
-        def loss_fn(dense: dict[Any, Any], rows: Float[Array, "U E"]) -> tuple[Array, tuple[RankingLoss, dict[Any, Any]]]:
-            model = nnx.merge(graphdef, nnx.State(dense), nnx.State(state.rest))
-            loss = ranking_loss(model(rows, batch), batch.labels, batch.weights, task_weights=task_weights)
+        def loss_fn(dense: Any, rows: Float[Array, "U E"], rest: Any, part: Batch) -> tuple[Array, tuple[RankingLoss, Any]]:
+            model = nnx.merge(graphdef, nnx.State(dense), nnx.State(rest))
+            loss = ranking_loss(model(rows, part), part.labels, part.weights, task_weights=task_weights)
             _, _, rest = nnx.split(model, nnx.Param, ...)
-            return loss.mean, (loss, nnx.to_pure_dict(rest))
+            return jnp.sum(loss.loss_sum) * scale, (loss, nnx.to_pure_dict(rest))
+
+        def add_part(so_far: Any, part: Batch) -> tuple[Any, None]:
+            total, rest = so_far
+            part = part._replace(unique_rows=batch.unique_rows)
+            slope = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+            (mean, (loss, rest)), (dense_grads, row_grads) = slope(state.dense, rows, rest, part)
+            found = (mean, loss.loss_sum, loss.weight_sum, dense_grads, row_grads)
+            return (jax.tree.map(jnp.add, total, found), rest), None
 
         # The gradient is taken with respect to the rows read, never the table: nothing of the table's size is computed.
-        rows = read_rows(state.table, batch.unique_rows)
-        slope = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-        (_, (loss, rest)), (dense_grads, row_grads) = slope(state.dense, rows)
+        per_task = jnp.zeros_like(task_weights)
+        nothing = (jnp.zeros(()), per_task, per_task, jax.tree.map(jnp.zeros_like, state.dense), jnp.zeros_like(rows))
+        parts = batch._replace(unique_rows=None)
+        if batch.labels.shape[0] == 1:
+            (total, rest), _ = add_part((nothing, state.rest), jax.tree.map(lambda x: x[0], parts))
+        else:
+            (total, rest), _ = jax.lax.scan(add_part, (nothing, state.rest), parts)
+        mean, loss_sum, weight_sum, dense_grads, row_grads = jax.lax.psum(total, AXES)
+
         updates, moments = optimizer.update(dense_grads, state.moments)
         dense = jax.tree.map(
             lambda p, u: p - rate * (u + (decay * p if p.ndim > 1 else 0.0)),  # biases and gains are not decayed
             state.dense,
             updates,
         )
-        table, table_moments = update_rows(state.table, state.table_moments, batch.unique_rows, rows, row_grads, table_rate)
+        table, table_moments = update_rows(state.table, state.table_moments, unique_rows, own_rows, row_grads, table_rate)
         # A task of weight 0 has no mean to report.
-        means = loss.loss_sum / jnp.where(loss.weight_sum > 0, loss.weight_sum, 1.0)
-        metrics = StepMetrics(loss=loss.mean, task_log_loss=means, grad_norm=optax.tree.norm(dense_grads))
+        means = loss_sum / jnp.where(weight_sum > 0, weight_sum, 1.0)
+        metrics = StepMetrics(loss=mean, task_log_loss=means, grad_norm=optax.tree.norm(dense_grads))
         return TrainState(state.step + 1, dense, rest, moments, table, table_moments), metrics
 
-    return train_step
+    states, batches, everywhere = layout(mesh), sharding(mesh, "batch"), sharding(mesh)
+    parts = Batch(*(batches for _ in Batch._fields))._replace(unique_rows=everywhere)
+    specs = jax.tree.map(lambda s: s.spec, ((states, parts, everywhere), (states, everywhere)))
+    local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+    return jax.jit(local, donate_argnums=0, in_shardings=(states, parts, everywhere), out_shardings=(states, everywhere))
+
+
+def parts_of(batch: Batch, num_parts: int) -> Batch:
+    """Cut a batch that was packed in equal parts into them: every array but `unique_rows` gets a leading axis of parts."""
+    cut = {
+        name: np.reshape(x, (num_parts, x.shape[0] // num_parts, *x.shape[1:]))
+        for name, x in batch._asdict().items()
+        if name != "unique_rows"
+    }
+    if num_parts > 1:
+        part = np.arange(num_parts, dtype=np.int32)
+        num_requests, num_candidates = cut["history_mask"].shape[1], cut["domain"].shape[1]
+        cut["request_index"] = cut["request_index"] - part[:, None] * num_requests
+        cut["lists"] = np.minimum(cut["lists"] - part[:, None, None] * num_candidates, num_candidates)
+    return batch._replace(**cut)
 
 
 def compiled(step: Any, *args: Any) -> Any:
