@@ -95,7 +95,8 @@ class DuckDBSession:
         with _quiet():
             if not files:
                 return ibis.memtable(schema.empty_table())
-            return self.backend.read_parquet([_literally(f) for f in files])
+            # A folder above the logs may be named like a partition, `user_id=3`: its name must not replace the column.
+            return self.backend.read_parquet([_literally(f) for f in files], hive_partitioning=False)
 
     def save(self, name: str, table: ir.Table) -> ir.Table:
         with _quiet():
