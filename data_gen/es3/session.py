@@ -90,6 +90,8 @@ class DuckDBSession:
             temp_directory=str(scratch / "spill"),
             preserve_insertion_order=False,
         )
+        # Statistics in Parquet files leave NaN out, from which DuckDB concludes that `isnan` is false of every row.
+        self.backend.con.execute("SET disabled_optimizers = 'statistics_propagation'")
 
     def read(self, files: Sequence[Path], schema: pa.Schema) -> ir.Table:
         with _quiet():
