@@ -33,18 +33,28 @@ LABELS = [f"{kind}{part}" for kind in ("click", "purchase") for part in ("", "_l
 _user, _item, _time, _domain = (st.integers(0, n - 1) for n in (USERS, ITEMS, TIMES, 3))
 _kind = st.sampled_from(KINDS)
 _later = st.sampled_from(LAGS) | _time.map(lambda time: -time)
-_reaction = st.none() | st.tuples(_kind, _later, st.none() | st.sampled_from(LAGS))
+_then = st.none() | st.sampled_from([*LAGS, PURCHASE_WINDOW + 1])
+_reaction = st.none() | st.tuples(_kind, _later, _then)
 _visit = st.tuples(
-    _user, _time, _domain, st.permutations(range(ITEMS)), st.integers(0, 7), st.integers(-1, 3), st.tuples(*[_reaction] * 4)
+    _user,
+    _time,
+    st.sampled_from([0, 0, 1, 2]),
+    st.permutations(range(ITEMS)),
+    st.integers(0, 7),
+    st.integers(-1, 3),
+    st.tuples(*[_reaction] * 4),
 )
+_echo = st.tuples(st.integers(0, 999), _domain, st.permutations(range(ITEMS)), st.integers(0, 3), st.sampled_from(LAGS), _then)
 _outside = st.tuples(_user, _item, _time, st.sampled_from([*LAGS, -1]), _domain, _kind)
 plans = st.tuples(
     st.lists(st.integers(0, 48 * 4), min_size=TIMES - 3, max_size=TIMES - 3, unique=True),
-    st.lists(_visit, min_size=60, max_size=60),
+    st.lists(_visit, min_size=50, max_size=50),
+    st.lists(_echo, min_size=15, max_size=15),
     st.lists(_outside, min_size=60, max_size=60),
 )
 """Half hours of four days; visits at one of them: what was shown, how the user reacted and when, at a lag (seconds) or at
-another of the times (its place, negated), and what was bought after it; events a lag after one of the times."""
+another of the times (its place, negated), and when the item was bought elsewhere after that; echoes, which are pages shown at
+the very second of an event with its item on top, clicked; events a lag after one of the times."""
 
 configs = st.builds(
     ES3Config,
@@ -82,13 +92,14 @@ class Laboratory:
         self.root, self.make_shop, self.read_samples, self.count = root, make_shop, read_samples, 0
 
     def shop(self, plan) -> Any:
-        visits = plan[1]
+        _, visits, echoes, others = plan
         shop, times = self.make_shop(test_start=TEST_START).live(), half_hours(plan)
         for i in range(ITEMS):
             shop.item(i, categories=(0, i % 2, i % 3), brand=i % 2, title=f"w{i % 3} w{i % 4}")
         queries = [shop.query(f"w{i}", category_3=[None, 0, 1, 2][i]) for i in range(4)]
         users = [shop.user() for _ in range(USERS)]
         for user, time, domain, items, shown, query, reactions in visits:
+            shown = shown % 3 if domain == 0 else shown  # so that a feed has more to choose negatives from than a search shows
             ts, asked = times[time], queries[query] if domain == 0 and query >= 0 else None
             name = shop.domains[domain]
             request = shop.request(users[user], ts, shown=items[:shown], hidden=items[shown:], domain=name, query=asked)
@@ -100,7 +111,16 @@ class Laboratory:
                     shop.event(users[user], item, at, "shop" if lag == HOUR else name, kind, request=request)
                     if then is not None:
                         shop.event(users[user], item, at + then, "shop", "purchase")
-        shop.rows["events"] = once(shop.rows["events"] + outside(shop, plan, plan[2]))
+        shop.rows["events"] = once(shop.rows["events"] + outside(shop, plan, others))
+        for place, domain, items, query, lag, then in echoes:
+            event = shop.rows["events"][place % len(shop.rows["events"])]
+            user, item, ts, name = event["user_id"], event["item_id"], event["ts"], shop.domains[domain]
+            shown = [item, *(i for i in items if i != item)][: 2 if domain == 0 else 6]
+            request = shop.request(user, ts, shown=shown, domain=name, query=query if domain == 0 else None)
+            shop.event(user, item, ts + lag, name, request=request)
+            if then is not None:
+                shop.event(user, item, ts + lag + then, "shop", "purchase")
+        shop.rows["events"] = once(shop.rows["events"])
         return shop
 
     def build(self, logs: Path, config: ES3Config, **resources: Any) -> tuple[Path, dict[str, Any]]:
@@ -167,7 +187,7 @@ def origin_of(key: tuple[str, int], row: dict[str, Any]) -> tuple:
 @few_or_many(8)
 def test_events_at_or_after_a_request_change_none_of_its_features(laboratory, n):
     @examples(n)
-    @given(plan=plans, config=configs, place=st.integers(0, 59))
+    @given(plan=plans, config=configs, place=st.integers(0, 999))
     def check(plan, config, place):
         shop = laboratory.shop(plan)
         times = sorted(r["ts"] for r in shop.rows["requests"])
