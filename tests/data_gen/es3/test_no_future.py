@@ -326,3 +326,17 @@ def test_neither_the_order_of_rows_nor_their_files_matter(laboratory, n):
         assert remade["quality"] == made["quality"]
 
     check()
+
+
+@few_or_many(2)
+def test_the_number_of_buckets_does_not_matter(laboratory, n):
+    @examples(n)
+    @given(plan=plans, config=configs, buckets=st.integers(2, 7))
+    def check(plan, config, buckets):
+        shop = laboratory.shop(plan)
+        logs = shop.write(laboratory.root / f"logs-{laboratory.count}")
+        (one, made), (other, remade) = (laboratory.build(logs, config, buckets=b) for b in (1, buckets))
+        assert files(other) == files(one)
+        assert remade["quality"] == made["quality"]
+
+    check()
