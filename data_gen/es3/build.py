@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import platform
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from data_gen.es3 import quality
 from data_gen.es3.candidates import CLICK, TARGET
+from data_gen.es3.catalogue import copy_part
 from data_gen.es3.compose import prepare, view
 from data_gen.es3.config import ES3Config, parse_bytes
 from data_gen.es3.listwise import merge_split, pack_bucket
@@ -23,7 +23,7 @@ from data_gen.es3.shared import read_facts, read_shared, write_shared
 from data_gen.es3.tables import Header, Logs, intake, open_logs, read_header, read_quarantine
 from data_gen.es3.workplace import Workplace, workplace
 from unisc.data import manifest
-from unisc.data.schema import COMPOSITIONS, SAMPLES
+from unisc.data.schema import COMPOSITIONS, LOG_TABLES, SAMPLES
 from unisc.errors import InputError
 
 VERSION = 1
@@ -226,7 +226,7 @@ def _finish(
         for name in _COPIED:
             (aside / name).mkdir()
             for file in sorted((header.directory / name).glob("part-*.parquet")):
-                shutil.copyfile(file, aside / name / file.name)
+                copy_part(file, aside / name / file.name, LOG_TABLES[name])
         report = quality.summarise(
             stats, header=header, config=config, quarantine=quarantine, shared=read_facts(place.root / "shared")
         )

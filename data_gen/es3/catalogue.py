@@ -1,5 +1,6 @@
 """The tables that describe things (items, users, queries): every part checked, row by row, before anything is computed."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,11 @@ def read_catalogue(files: list[Path], schema: TableSchema) -> pa.Table:
     for file in files:
         try:
             part = pq.read_table(file)
+            part.validate(full=True)  # among other things, that text is UTF-8
         except (pa.ArrowException, OSError) as e:
             raise InputError(f"{file}: cannot be read ({' '.join(str(e).split())[:120]}); write it again") from e
+        # Parts may spell a type differently, and numbers stored as a dictionary would pass the checks below.
+        part = _as_declared(part, schema)
         for name in part.column_names:
             column = part[name].combine_chunks()
             for what, bad in _faults(schema, name, column):
@@ -74,7 +78,7 @@ def read_catalogue(files: list[Path], schema: TableSchema) -> pa.Table:
                     raise InputError(
                         f"{file}: row {row}: column {name} is {what} ({rows} such in this file); correct or remove them"
                     )
-        parts.append(part.select([n for n in schema.columns.names if n in part.column_names]))
+        parts.append(part)
     table = pa.concat_tables(parts)
     ids = table[schema.key[0]].to_numpy()
     order = np.argsort(ids, kind="stable")
@@ -88,10 +92,22 @@ def read_catalogue(files: list[Path], schema: TableSchema) -> pa.Table:
             f"{file}: row {row}: column {key} has {ids[place]} where {wrong[0]} should follow, so it is not dense; "
             "number the rows from 0 without gaps"
         )
-    columns = [
-        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema.columns
-    ]
+    columns = [table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema.columns]
     return pa.table(columns, schema=schema.columns)
+
+
+def copy_part(file: Path, target: Path, schema: TableSchema) -> None:
+    """Copy a part byte for byte, or written anew where it spells a type in another way than readers of samples expect."""
+    types = {field.name: field.type for field in pq.read_schema(file)}
+    if all(types[name] == schema.columns.field(name).type for name in types):
+        shutil.copyfile(file, target)
+    else:
+        pq.write_table(_as_declared(pq.read_table(file), schema), target)
+
+
+def _as_declared(part: pa.Table, schema: TableSchema) -> pa.Table:
+    part = part.select([name for name in schema.columns.names if name in part.column_names])
+    return part.cast(pa.schema([schema.columns.field(name) for name in part.column_names]))
 
 
 def _faults(schema: TableSchema, name: str, column: pa.Array) -> list[tuple[str, pa.Array]]:
@@ -100,6 +116,12 @@ def _faults(schema: TableSchema, name: str, column: pa.Array) -> list[tuple[str,
         faults.append(("NaN or infinite", pc.invert(pc.fill_null(pc.is_finite(column), True))))
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
         faults.append(("negative", pc.fill_null(pc.less(column, pa.scalar(0, column.type)), False)))
+    if pa.types.is_list(column.type):
+        wrong = pc.list_flatten(column)
+        wrong = pc.or_(pc.is_null(wrong), pc.less(pc.fill_null(wrong, 0), 0))
+        rows = np.zeros(len(column), bool)
+        rows[pc.list_parent_indices(column).filter(wrong).to_numpy()] = True
+        faults.append(("a list with a null or negative id", pa.array(rows)))
     if name == "created_ts":
         faults.append(("too large for unix seconds", pc.fill_null(pc.greater_equal(column, TS_LIMIT), False)))
     return faults

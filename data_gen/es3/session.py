@@ -90,12 +90,15 @@ class DuckDBSession:
             temp_directory=str(scratch / "spill"),
             preserve_insertion_order=False,
         )
+        # Statistics in Parquet files leave NaN out, from which DuckDB concludes that `isnan` is false of every row.
+        self.backend.con.execute("SET disabled_optimizers = 'statistics_propagation'")
 
     def read(self, files: Sequence[Path], schema: pa.Schema) -> ir.Table:
         with _quiet():
             if not files:
                 return ibis.memtable(schema.empty_table())
-            return self.backend.read_parquet([_literally(f) for f in files])
+            # A folder above the logs may be named like a partition, `user_id=3`: its name must not replace the column.
+            return self.backend.read_parquet([_literally(f) for f in files], hive_partitioning=False)
 
     def save(self, name: str, table: ir.Table) -> ir.Table:
         with _quiet():

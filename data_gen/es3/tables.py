@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from data_gen.es3.catalogue import TS_LIMIT, check_columns, count_rows, part_files, read_catalogue
 from data_gen.es3.hashing import with_hash
-from data_gen.es3.session import Session, parquet_files
+from data_gen.es3.session import Session, one_line, parquet_files
 from unisc.data import manifest
 from unisc.data.schema import (
     CANDIDATES,
@@ -102,6 +102,10 @@ def read_header(directory: Path) -> Header:
         )
     about = manifest.read(directory, kind="logs", verify=True)
     domains, test_start = _split(directory, about)
+    for schema in LOG_TABLES.values():
+        for file in part_files(directory, schema):
+            if about["shards"] and f"{schema.name}/{file.name}" not in about["shards"]:
+                raise InputError(f"{file}: not named by the manifest; remove it, or {manifest.NAME} to describe the logs anew")
     return Header(
         directory=directory,
         fingerprint=about["fingerprint"],
@@ -143,6 +147,33 @@ def _split(directory: Path, about: dict[str, Any]) -> tuple[tuple[str, ...], int
 
 
 def intake(session: Session, header: Header, out: Path, *, buckets: int, max_quarantine: float) -> None:
+    """Take the tables in, and name the file where an engine gives up on one.
+
+    Raises:
+      InputError: see `_take_in`.
+    """
+    try:
+        _take_in(session, header, out, buckets=buckets, max_quarantine=max_quarantine)
+    except InputError:
+        raise
+    except Exception:
+        _try_files(session, header.directory)
+        raise
+
+
+def _try_files(session: Session, directory: Path) -> None:
+    """Read every value of the files that the engine reads. Raises InputError at the first file that it cannot."""
+    for schema in (*_FACTS, *_TRUTH):
+        for file in sorted((directory / schema.name).glob("part-*.parquet")):
+            try:
+                table = session.read([file], schema.columns)
+                sizes = {f"size_{i}": table[name].cast("string").length().sum() for i, name in enumerate(table.columns)}
+                session.first(table.aggregate(**sizes))
+            except Exception as e:
+                raise InputError(f"{file}: cannot be read ({one_line(e)}); write it again") from e
+
+
+def _take_in(session: Session, header: Header, out: Path, *, buckets: int, max_quarantine: float) -> None:
     """Check the tables and write them split by user into `out`, with `quarantine/`, `items/`, `queries/` and `intake.json`.
 
     Raises:
@@ -186,7 +217,9 @@ def intake(session: Session, header: Header, out: Path, *, buckets: int, max_qua
     truth = [schema.name for schema in _TRUTH if any((directory / schema.name).glob("part-*.parquet"))]
     for schema in _TRUTH:
         if schema.name in truth:
-            told = check.read(schema).inner_join(owners.select("known_request", "bucket"), [("request_id", "known_request")])
+            told = check.alone(schema, check.read(schema)).inner_join(
+                owners.select("known_request", "bucket"), [("request_id", "known_request")]
+            )
             if schema is CAUSES:
                 told = told.mutate(domain=_code(told.domain, domains), kind=_code(told.kind, KINDS))
             session.write(told.drop("known_request"), out / schema.name, by="bucket")
@@ -262,7 +295,7 @@ class _Check:
 
     def requests(self, table: ir.Table, users: ir.Table, queries: ir.Table) -> ir.Table:
         """Keep usable requests, with the `bucket` of their user."""
-        table = self._distinct(REQUESTS, self._sound(REQUESTS, table))
+        table = self.alone(REQUESTS, table)
         joined = table.left_join(users, table.user_id == users.known_user)
         known = queries.select(known_query="query_id")
         joined = joined.left_join(known, joined.query_id == known.known_query)
@@ -276,7 +309,7 @@ class _Check:
 
     def candidates(self, table: ir.Table, owners: ir.Table, items: ir.Table) -> ir.Table:
         """Keep candidates of kept requests and known items, with their `bucket`."""
-        table = self._distinct(CANDIDATES, self._sound(CANDIDATES, table))
+        table = self.alone(CANDIDATES, table)
         joined = table.left_join(owners, table.request_id == owners.known_request)
         joined = joined.left_join(items, joined.item_id == items.known_item)
         joined = joined.mutate(
@@ -286,7 +319,7 @@ class _Check:
 
     def events(self, table: ir.Table, owners: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
         """Keep events of known users and items that do not contradict the request they name, with their `bucket`."""
-        table = self._distinct(EVENTS, self._sound(EVENTS, table))
+        table = self.alone(EVENTS, table)
         joined = table.left_join(users, table.user_id == users.known_user)
         joined = joined.left_join(items, joined.item_id == items.known_item)
         joined = joined.left_join(owners, joined.request_id == owners.known_request)
@@ -300,6 +333,10 @@ class _Check:
             )
         ).drop("known_user", "known_item", "known_request", "owner", "asked")
         return self._take_out("events", self.session.save("events_flagged", joined))
+
+    def alone(self, schema: TableSchema, table: ir.Table) -> ir.Table:
+        """Keep what can be judged without other tables: rows that keep to their schema, each once."""
+        return self._distinct(schema, self._sound(schema, table))
 
     def _sound(self, schema: TableSchema, table: ir.Table) -> ir.Table:
         """Take out rows that break their schema: nulls, negative and non-finite values, times and ids out of range."""
@@ -376,6 +413,8 @@ def _faults(schema: TableSchema, table: ir.Table) -> list[tuple[str, ir.Value]]:
             faults.append((f"{name} is too large for unix seconds", column >= TS_LIMIT))
         if name == "request_id":
             faults.append((f"{name} is not below 2**51", column >= REQUEST_LIMIT))
+        if name.startswith("p_"):
+            faults.append((f"{name} is above 1", column > 1))
         if name == "propensity":
             faults.append((f"{name} is not in (0, 1]", (column <= 0) | (column > 1)))
     return faults

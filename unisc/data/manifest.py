@@ -28,9 +28,11 @@ def write(directory: Path, *, kind: str, config: Mapping[str, Any], counts: Mapp
     `kind` names the sort of dataset ("logs", "samples"), `config` is what made it (plain JSON values), `counts` its volumes.
     The `fingerprint` is the sha256 of kind, schema version, config and shard checksums: equal data, equal fingerprint.
     """
+    # One search from the top would pass by a table that is a link to a folder.
+    found = (p for top in directory.iterdir() for p in (top, *top.rglob("*")))
     shards = {
         str(p.relative_to(directory)): {"sha256": file_sha256(p), "bytes": p.stat().st_size}
-        for p in sorted(directory.rglob("*"))
+        for p in sorted(found)
         if p.is_file() and p.name != NAME
     }
     identity = {
@@ -73,7 +75,7 @@ def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
         raise InputError(f"{directory}: no {NAME}, so not a finished {kind} directory; make it again or give another path")
     try:
         manifest = json.loads(path.read_text())
-        found, version = manifest["kind"], manifest["schema_version"]
+        found, version, _ = manifest["kind"], manifest["schema_version"], str(manifest["fingerprint"])
         shards = {name: (int(shard["bytes"]), shard["sha256"]) for name, shard in manifest["shards"].items()}
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
         raise InputError(f"{path}: not a readable manifest ({_short(e)}); make the directory again") from e

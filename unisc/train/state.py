@@ -78,7 +78,7 @@ def create(
 def layout(mesh: Mesh) -> TrainState:
     """Return the sharding of each part of a state: the table and its moments by rows over all devices, the rest on each."""
     everywhere, by_row = sharding(mesh), sharding(mesh, "row")
-    return TrainState(everywhere, everywhere, everywhere, everywhere, by_row, by_row)
+    return TrainState._make(by_row if name.startswith("table") else everywhere for name in TrainState._fields)
 
 
 def read_rows(table: Float[Array, "V E"], unique_rows: Int[Array, "U"]) -> Float[Array, "U E"]:

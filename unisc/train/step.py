@@ -83,7 +83,7 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
         # The gradient is taken with respect to the rows read, never the table: nothing of the table's size is computed.
         per_task = jnp.zeros_like(task_weights)
         nothing = (jnp.zeros(()), per_task, per_task, jax.tree.map(jnp.zeros_like, state.dense), jnp.zeros_like(rows))
-        parts = batch._replace(unique_rows=None)
+        parts = Batch._make(None if name == "unique_rows" else x for name, x in batch._asdict().items())
         if batch.labels.shape[0] == 1:
             (total, rest), _ = add_part((nothing, state.rest), jax.tree.map(lambda x: x[0], parts))
         else:
@@ -103,7 +103,7 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
         return TrainState(state.step + 1, dense, rest, moments, table, table_moments), metrics
 
     states, batches, everywhere = layout(mesh), sharding(mesh, "batch"), sharding(mesh)
-    parts = Batch(*(batches for _ in Batch._fields))._replace(unique_rows=everywhere)
+    parts = Batch._make(everywhere if name == "unique_rows" else batches for name in Batch._fields)
     specs = jax.tree.map(lambda s: s.spec, ((states, parts, everywhere), (states, everywhere)))
     local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
     return jax.jit(local, donate_argnums=0, in_shardings=(states, parts, everywhere), out_shardings=(states, everywhere))
@@ -111,7 +111,7 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
 
 def parts_of(batch: Batch, num_parts: int) -> Batch:
     """Cut a batch that was packed in equal parts into them: every array but `unique_rows` gets a leading axis of parts."""
-    cut = {
+    cut: dict[str, Any] = {
         name: np.reshape(x, (num_parts, x.shape[0] // num_parts, *x.shape[1:]))
         for name, x in batch._asdict().items()
         if name != "unique_rows"
