@@ -54,9 +54,16 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float) -> TrainStep:
 
         def loss_fn(dense: dict[Any, Any], rows: Float[Array, "U E"]) -> tuple[Array, tuple[RankingLoss, dict[Any, Any]]]:
             model = nnx.merge(graphdef, nnx.State(dense), nnx.State(state.rest))
-            loss = ranking_loss(model(rows, batch), batch.labels, batch.weights, task_weights=task_weights)
+            loss_of = functools.partial(ranking_loss, labels=batch.labels, weights=batch.weights, task_weights=task_weights)
+            # A model with terms of its own (a routing penalty, shallow logits) gives them beside its logits. They are trained
+            # on but not reported: the loss of a step compares over models.
+            if hasattr(model, "with_penalty"):
+                logits, penalty = model.with_penalty(rows, batch, lambda x: loss_of(x).mean)
+            else:
+                logits, penalty = model(rows, batch), 0.0
+            loss = loss_of(logits)
             _, _, rest = nnx.split(model, nnx.Param, ...)
-            return loss.mean, (loss, nnx.to_pure_dict(rest))
+            return loss.mean + penalty, (loss, nnx.to_pure_dict(rest))
 
         # The gradient is taken with respect to the rows read, never the table: nothing of the table's size is computed.
         rows = read_rows(state.table, batch.unique_rows)
