@@ -174,7 +174,7 @@ class Transformer(nnx.Module):
     def _shared(
         self, context: Float[Array, "R S D"], real: Bool[Array, "R S"], own: Float[Array, "B T D"], batch: Batch
     ) -> Float[Array, "B D"]:
-        x = to_lists(own, batch.lists, batch.request_index)
+        x, lists, index = own, batch.lists, batch.request_index
         blocked = jnp.where(real, 0.0, BLOCKED).astype(x.dtype)
         for i, block in enumerate(self.blocks):
             if i + 1 < len(self.blocks) and context.shape[1]:
@@ -182,9 +182,10 @@ class Transformer(nnx.Module):
                 context = block.finish(context, self_attention(queries, keys, values, blocked))
             else:
                 keys, values = block.keys_values(context)
-            q, k, v = block.queries_keys_values(x)
-            x = block.finish(x, list_attention(q, k, v, keys, values, blocked))
-        return from_lists(jnp.mean(rms_norm(x), axis=2), batch.lists, batch.request_index)
+            # Lists for attention alone: their empty slots would cost the maps, four fifths of a block, as much as real ones do.
+            q, k, v = (to_lists(part, lists, index) for part in block.queries_keys_values(x))
+            x = block.finish(x, from_lists(list_attention(q, k, v, keys, values, blocked), lists, index))
+        return jnp.mean(rms_norm(x), axis=1)
 
 
 def self_attention(
@@ -246,7 +247,7 @@ def num_params(config: TransformerConfig, spec: FeatureSpec) -> ParamCount:
 def flops_per_example(config: TransformerConfig, spec: FeatureSpec) -> FlopCount:
     """Count forward FLOPs a candidate and a request in closed form, masked history included.
 
-    With a shared context the empty slots of the lists are computed, too: a batch runs as if it had R x C candidates.
+    A shared context's attention is computed for the empty slots of the lists, too, which this does not count; the rest is not.
     """
     dim, num_layers = config.dim, config.num_layers
     context, own = num_tokens(spec)
