@@ -59,10 +59,12 @@ def main() -> None:
             ratio = statistics.median(a / b for a, b in zip(times[other], times[base], strict=True))
             lowest = min(times[other]) / min(times[base])
             found |= {f"{optimizer}.{over}": ratio, f"{optimizer}.{over}_of_lowest": lowest}
-            print(f"{optimizer}.{over:20} median of paired ratios {ratio:.3f}   ratio of lowest {lowest:.3f}")
-        alone = _alone(args.rows, optimizer, args.rounds)
-        found[f"{optimizer}.alone_ms"] = _ms(alone)
-        print(f"{optimizer}.alone (read, update)     median {_ms(alone):8.2f} ms   lowest {1e3 * min(alone):8.2f} ms")
+            print(f"{optimizer + chr(46) + over:28} median of paired ratios {ratio:.3f}   ratio of lowest {lowest:.3f}")
+        for num_rows in (args.few, args.rows, args.many):
+            alone = _alone(num_rows, optimizer, args.rounds)
+            name = f"{num_rows}.{optimizer}.alone"
+            found[f"{name}_ms"] = _ms(alone)
+            print(f"{name:28} median {_ms(alone):8.2f} ms   lowest {1e3 * min(alone):8.2f} ms   (read and update, no step)")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 
