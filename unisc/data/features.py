@@ -81,6 +81,9 @@ class Batch(NamedTuple):
     updating embeddings costs by rows touched (U), not by rows that exist. Padding candidates have weight 0 and request 0;
     padding entries of `unique_rows` equal `spec.num_rows` (out of range: never read, dropped on write). `lists` says where each
     request's candidates stand, B in slots that hold none; C is 0 where no model of the run works on whole lists.
+
+    Where tables are hashed (`unisc.data.hashing`), an embedding may be the sum of K rows: the id arrays then index into
+    `row_parts`, and that into `unique_rows`, with an index out of range for no row.
     """
 
     unique_rows: Int[Array, "U"]
@@ -95,3 +98,8 @@ class Batch(NamedTuple):
     domain: Int[Array, "B"]
     labels: Float[Array, "B tasks"]
     weights: Float[Array, "B tasks"]
+    row_parts: Int[Array, "U K"] | None = None
+
+
+BY_ROW = ("unique_rows", "row_parts")
+"""What of a batch speaks of rows of the table, not of requests or candidates: whole on every device, in every part."""

@@ -11,8 +11,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from unisc.mesh import sharding
+from unisc.nn.tables import to_store
 
 TableOptimizer = Literal["adagrad", "adam"]
+TableType = Literal["float32", "bfloat16"]
 
 ADAM_B1, ADAM_B2, ADAM_EPS = 0.9, 0.99, 1e-8
 """b2 below the usual .999: a short run's second moments must settle within some hundred steps."""
@@ -52,6 +54,7 @@ def create(
     table_init_std: float,
     table_optimizer: TableOptimizer,
     clip_norm: float,
+    table_dtype: TableType = "float32",
 ) -> TrainState:
     """Start a run from a model's initial parameters and a table drawn by `seed`, normal with deviation `table_init_std`.
 
@@ -70,7 +73,7 @@ def create(
         dense=dense,
         rest=jax.tree.map(jnp.copy, nnx.to_pure_dict(rest)),
         moments=dense_optimizer(clip_norm).init(dense),
-        table=jnp.array(np.float32(table_init_std) * draws),
+        table=jnp.array(np.float32(table_init_std) * draws, table_dtype),
         table_moments={name: jnp.array(zeros) for name, zeros in moments.items()},
     )
 
@@ -82,8 +85,8 @@ def layout(mesh: Mesh) -> TrainState:
 
 
 def read_rows(table: Float[Array, "V E"], unique_rows: Int[Array, "U"]) -> Float[Array, "U E"]:
-    """Read the rows a batch touches; padding reads 0."""
-    return table.at[unique_rows].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+    """Read the rows a batch touches, as float32; padding reads 0."""
+    return table.at[unique_rows].get(mode="fill", fill_value=0, wrap_negative_indices=False).astype(jnp.float32)
 
 
 def update_rows(
@@ -93,11 +96,13 @@ def update_rows(
     rows: Float[Array, "U E"],
     grads: Float[Array, "U E"],
     rate: Float[Array, ""],
+    salt: Int[Array, ""] | int = 0,
 ) -> tuple[Float[Array, "V E"], dict[str, Array]]:
     """Step the touched rows, at a cost of rows touched: row-wise Adagrad, or Adam whose bias correction counts a row's touches.
 
     Other rows keep their values and moments: this is not the optimiser that dense Adam is on the same table. A row that the
-    batch names without a gradient (its candidates have no weight) is left alone too.
+    batch names without a gradient (its candidates have no weight) is left alone too. Moments are float32; a table of bfloat16
+    is written with random rounding, drawn by `salt` (`unisc.nn.tables.to_store`).
     """
     out, touched = {}, jnp.any(grads != 0, axis=-1)
     if "sum" in moments:
@@ -120,4 +125,5 @@ def update_rows(
         delta = jnp.where(keep, delta, 0.0)
         for name, value in (("m", m), ("v", v), ("touches", touches)):
             out[name] = moments[name].at[unique_rows].set(value, mode="drop", wrap_negative_indices=False)
-    return table.at[unique_rows].set(rows - rate * delta, mode="drop", wrap_negative_indices=False), out
+    stored = to_store(rows - rate * delta, table.dtype, salt)
+    return table.at[unique_rows].set(stored, mode="drop", wrap_negative_indices=False), out

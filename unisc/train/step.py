@@ -15,8 +15,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from unisc.data.features import Batch
+from unisc.data.features import BY_ROW, Batch
 from unisc.mesh import DATA, MODEL, sharding
+from unisc.nn.tables import compose
 from unisc.objectives.ranking import RankingLoss, ranking_loss
 from unisc.train.state import TrainState, dense_optimizer, layout, read_rows, update_rows
 
@@ -62,7 +63,7 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
         # Rows of the table are spread over the devices: each reads and writes its own, out of range are those of others.
         unique_rows = batch.unique_rows - jax.lax.axis_index(AXES) * state.table.shape[0]
         own_rows = read_rows(state.table, unique_rows)
-        rows = jax.lax.psum(own_rows, AXES)
+        rows, decompose = jax.vjp(lambda stored: compose(stored, batch.row_parts), jax.lax.psum(own_rows, AXES))
         weight = jax.lax.psum(jnp.sum(batch.weights * task_weights), AXES)
         scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
 
@@ -82,7 +83,7 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
 
         def add_part(so_far: Any, part: Batch) -> tuple[Any, None]:
             total, rest = so_far
-            part = part._replace(unique_rows=batch.unique_rows)
+            part = part._replace(**{name: getattr(batch, name) for name in BY_ROW})
             slope = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
             (_, (loss, rest)), (dense_grads, row_grads) = slope(state.dense, rows, rest, part)
             mean = jnp.sum(loss.loss_sum) * scale
@@ -92,12 +93,13 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
         # The gradient is taken with respect to the rows read, never the table: nothing of the table's size is computed.
         per_task = jnp.zeros_like(task_weights)
         nothing = (jnp.zeros(()), per_task, per_task, jax.tree.map(jnp.zeros_like, state.dense), jnp.zeros_like(rows))
-        parts = Batch._make(None if name == "unique_rows" else x for name, x in batch._asdict().items())
+        parts = Batch._make(None if name in BY_ROW else x for name, x in batch._asdict().items())
         if batch.labels.shape[0] == 1:
             (total, rest), _ = add_part((nothing, state.rest), jax.tree.map(lambda x: x[0], parts))
         else:
             (total, rest), _ = jax.lax.scan(add_part, (nothing, state.rest), parts)
         mean, loss_sum, weight_sum, dense_grads, row_grads = jax.lax.psum(total, AXES)
+        (row_grads,) = decompose(row_grads)
 
         updates, moments = optimizer.update(dense_grads, state.moments)
         dense = jax.tree.map(
@@ -105,25 +107,27 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
             state.dense,
             updates,
         )
-        table, table_moments = update_rows(state.table, state.table_moments, unique_rows, own_rows, row_grads, table_rate)
+        table, table_moments = update_rows(
+            state.table, state.table_moments, unique_rows, own_rows, row_grads, table_rate, state.step
+        )
         # A task of weight 0 has no mean to report.
         means = loss_sum / jnp.where(weight_sum > 0, weight_sum, 1.0)
         metrics = StepMetrics(loss=mean, task_log_loss=means, grad_norm=optax.tree.norm(dense_grads))
         return TrainState(state.step + 1, dense, rest, moments, table, table_moments), metrics
 
     states, batches, everywhere = layout(mesh), sharding(mesh, "batch"), sharding(mesh)
-    parts = Batch._make(everywhere if name == "unique_rows" else batches for name in Batch._fields)
+    parts = Batch._make(everywhere if name in BY_ROW else batches for name in Batch._fields)
     specs = jax.tree.map(lambda s: s.spec, ((states, parts, everywhere), (states, everywhere)))
     local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
     return jax.jit(local, donate_argnums=0, in_shardings=(states, parts, everywhere), out_shardings=(states, everywhere))
 
 
 def parts_of(batch: Batch, num_parts: int) -> Batch:
-    """Cut a batch that was packed in equal parts into them: every array but `unique_rows` gets a leading axis of parts."""
+    """Cut a batch that was packed in equal parts into them: every array but those of BY_ROW gets a leading axis of parts."""
     cut: dict[str, Any] = {
         name: np.reshape(x, (num_parts, x.shape[0] // num_parts, *x.shape[1:]))
         for name, x in batch._asdict().items()
-        if name != "unique_rows"
+        if name not in BY_ROW
     }
     if num_parts > 1:
         part = np.arange(num_parts, dtype=np.int32)
@@ -151,6 +155,6 @@ def make_eval_step(graphdef: nnx.GraphDef) -> EvalStep:
     @jax.jit
     def eval_step(dense: dict[Any, Any], rest: dict[Any, Any], table: Float[Array, "V E"], batch: Batch) -> Array:
         model = nnx.merge(graphdef, nnx.State(dense), nnx.State(rest))
-        return model(read_rows(table, batch.unique_rows), batch)
+        return model(compose(read_rows(table, batch.unique_rows), batch.row_parts), batch)
 
     return eval_step
