@@ -4,6 +4,7 @@ The shops are small and full of ties: requests of one second, events at the very
 and the one after it, the same item met in every domain. Every example is rich and its builds take seconds, so few are run.
 """
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,32 +31,7 @@ ITEMS, USERS, TIMES = 8, 4, 14
 LAGS = (0, 1, HOUR, CLICK_WINDOW, CLICK_WINDOW + 1, PURCHASE_WINDOW, PURCHASE_WINDOW + 1, 30 * HOUR)
 LABELS = [f"{kind}{part}" for kind in ("click", "purchase") for part in ("", "_level", "_origin", "_ts", "_weight")]
 
-_user, _item, _time, _domain = (st.integers(0, n - 1) for n in (USERS, ITEMS, TIMES, 3))
-_kind = st.sampled_from(KINDS)
-_later = st.sampled_from(LAGS) | _time.map(lambda time: -time)
-_then = st.none() | st.sampled_from([*LAGS, PURCHASE_WINDOW + 1])
-_reaction = st.none() | st.tuples(_kind, _later, _then)
-_visit = st.tuples(
-    _user,
-    _time,
-    st.sampled_from([0, 0, 1, 2]),
-    st.permutations(range(ITEMS)),
-    st.integers(0, 7),
-    st.integers(-1, 3),
-    st.tuples(*[_reaction] * 4),
-)
-_echo = st.tuples(st.integers(0, 999), _domain, st.permutations(range(ITEMS)), st.integers(0, 3), st.sampled_from(LAGS), _then)
-_outside = st.tuples(_user, _item, _time, st.sampled_from([*LAGS, -1]), _domain, _kind)
-plans = st.tuples(
-    st.lists(st.integers(0, 48 * 4), min_size=TIMES - 3, max_size=TIMES - 3, unique=True),
-    st.lists(_visit, min_size=50, max_size=50),
-    st.lists(_echo, min_size=15, max_size=15),
-    st.lists(_outside, min_size=60, max_size=60),
-)
-"""Half hours of four days; visits at one of them: what was shown, how the user reacted and when, at a lag (seconds) or at
-another of the times (its place, negated), and when the item was bought elsewhere after that; echoes, which are pages shown at
-the very second of an event with its item on top, clicked; events a lag after one of the times."""
-
+seeds = st.integers(0, 2**32 - 1)
 configs = st.builds(
     ES3Config,
     composition=st.just("searchified"),
@@ -74,7 +50,7 @@ def few_or_many(few: int):
 
 
 def examples(n: int) -> settings:
-    """Derandomized; without shrinking, which at seconds a step would take hours."""
+    """Derandomized; a seed cannot shrink to anything simpler."""
     checks = list(HealthCheck)
     return settings(
         max_examples=n, deadline=None, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=checks
@@ -83,7 +59,7 @@ def examples(n: int) -> settings:
 
 @pytest.fixture
 def laboratory(tmp_path, make_shop, read_samples):
-    """Makes shops of plans, and samples of shops."""
+    """Makes shops, and samples of them."""
     return Laboratory(tmp_path, make_shop, read_samples)
 
 
@@ -91,35 +67,27 @@ class Laboratory:
     def __init__(self, root: Path, make_shop: Callable[[], Any], read_samples: Callable[..., dict]) -> None:
         self.root, self.make_shop, self.read_samples, self.count = root, make_shop, read_samples, 0
 
-    def shop(self, plan) -> Any:
-        _, visits, echoes, others = plan
-        shop, times = self.make_shop(test_start=TEST_START).live(), half_hours(plan)
+    def shop(self, seed: int) -> Any:
+        """Visits at a few half hours of four days; events a lag after one of these; and echoes, which are pages shown at the
+        very second of an event with its item on top."""
+        rng = random.Random(seed)
+        shop, times = self.make_shop(test_start=TEST_START).live(), half_hours(seed)
         for i in range(ITEMS):
             shop.item(i, categories=(0, i % 2, i % 3), brand=i % 2, title=f"w{i % 3} w{i % 4}")
-        queries = [shop.query(f"w{i}", category_3=[None, 0, 1, 2][i]) for i in range(4)]
-        users = [shop.user() for _ in range(USERS)]
-        for user, time, domain, items, shown, query, reactions in visits:
-            shown = shown % 3 if domain == 0 else shown  # so that a feed has more to choose negatives from than a search shows
-            ts, asked = times[time], queries[query] if domain == 0 and query >= 0 else None
-            name = shop.domains[domain]
-            request = shop.request(users[user], ts, shown=items[:shown], hidden=items[shown:], domain=name, query=asked)
-            for item, reaction in zip(items[:shown], reactions, strict=False):
-                if reaction is not None:
-                    kind, lag, then = reaction
-                    at = ts + lag if lag > 0 else max(ts, times[-lag])
-                    # What began on a page may end in another domain: then it is an outside event that names a request.
-                    shop.event(users[user], item, at, "shop" if lag == HOUR else name, kind, request=request)
-                    if then is not None:
-                        shop.event(users[user], item, at + then, "shop", "purchase")
-        shop.rows["events"] = once(shop.rows["events"] + outside(shop, plan, others))
-        for place, domain, items, query, lag, then in echoes:
-            event = shop.rows["events"][place % len(shop.rows["events"])]
-            user, item, ts, name = event["user_id"], event["item_id"], event["ts"], shop.domains[domain]
-            shown = [item, *(i for i in items if i != item)][: 2 if domain == 0 else 6]
-            request = shop.request(user, ts, shown=shown, domain=name, query=query if domain == 0 else None)
-            shop.event(user, item, ts + lag, name, request=request)
-            if then is not None:
-                shop.event(user, item, ts + lag + then, "shop", "purchase")
+        for i in range(4):
+            shop.query(f"w{i}", category_3=[None, 0, 1, 2][i])
+        for _ in range(USERS):
+            shop.user()
+        for _ in range(50):
+            user, items = 1 + rng.randrange(USERS), rng.sample(range(ITEMS), ITEMS)
+            visit(shop, rng, user, rng.choice(times), items, times, domain=rng.choice([TARGET, TARGET, "rec", "rec", "shop"]))
+        shop.rows["events"] += outside(shop, rng, times)
+        events = shop.rows["events"]
+        for event in [*rng.choices(clicks_after_queries(shop) or events, k=10), *rng.choices(events, k=10)]:
+            top, user, ts = event["item_id"], event["user_id"], event["ts"]
+            items = [top, *(i for i in rng.sample(range(ITEMS), ITEMS) if i != top)]
+            request = visit(shop, rng, user, ts, items, times, domain=rng.choice(["rec", "rec", TARGET]))
+            shop.event(user, top, ts + rng.choice(LAGS), shop.rows["requests"][request]["domain"], request=request)
         shop.rows["events"] = once(shop.rows["events"])
         return shop
 
@@ -136,29 +104,50 @@ class Laboratory:
         return {(split, i): row for split in ("train", "test") for i, row in self.read_samples(out, split).items()}
 
 
-def half_hours(plan) -> list[int]:
-    """Unix seconds of a plan's times; the split lies among them."""
-    return [TEST_START - HOUR, TEST_START, TEST_START + HOUR, *(1800 * half for half in plan[0])]
+def half_hours(seed: int) -> list[int]:
+    """Unix seconds of a shop's times; the split lies among them."""
+    drawn = random.Random(seed).sample(range(48 * 4), TIMES - 3)
+    return [TEST_START - HOUR, TEST_START, TEST_START + HOUR, *(1800 * half for half in drawn)]
 
 
-def outside(shop, plan, events) -> list[dict[str, Any]]:
-    times = half_hours(plan)
+def visit(shop, rng: random.Random, user: int, ts: int, items: list[int], times: list[int], domain: str) -> int:
+    """A page, more of it shown on a feed than on a search, so that there are negatives to choose; and what came of it."""
+    shown = rng.randrange(4) if domain == TARGET else rng.randrange(3, 8)
+    query = rng.choice([None, 0, 1, 2, 3]) if domain == TARGET else None
+    request = shop.request(user, ts, shown=items[:shown], hidden=items[shown:], domain=domain, query=query)
+    for item in items[: min(shown, 3)]:
+        if rng.random() < 0.6:
+            at = ts + rng.choice(LAGS) if rng.random() < 0.6 else max(ts, rng.choice(times))
+            # What began on a page may end in another domain: then it is an outside event that names a request.
+            end = "shop" if rng.random() < 0.1 else domain
+            shop.event(user, item, at, end, rng.choice(["click", *KINDS]), request=request)
+            if rng.random() < 0.4:
+                shop.event(user, item, at + rng.choice([*LAGS, PURCHASE_WINDOW + 1]), "shop", "purchase")
+    return request
+
+
+def outside(shop, rng: random.Random, times: list[int]) -> list[dict[str, Any]]:
     return [
         {
-            "user_id": user + 1,
-            "item_id": item,
-            "ts": max(0, times[time] + lag),
-            "domain": shop.domains[domain],
-            "kind": kind,
+            "user_id": 1 + rng.randrange(USERS),
+            "item_id": rng.randrange(ITEMS),
+            "ts": max(0, rng.choice(times) + rng.choice([*LAGS, -1])),
+            "domain": rng.choice(shop.domains),
+            "kind": rng.choice(KINDS),
             "request_id": None,
         }
-        for user, item, time, lag, domain, kind in events
+        for _ in range(60)
     ]
+
+
+def clicks_after_queries(shop) -> list[dict[str, Any]]:
+    asked = {r["request_id"] for r in shop.rows["requests"] if r["query_id"] is not None}
+    return [e for e in shop.rows["events"] if e["request_id"] in asked and e["kind"] == "click" and e["domain"] == TARGET]
 
 
 def once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without repetitions: two equal rows are one event said twice, which the intake sets aside."""
-    return list({tuple(e.values()): e for e in events}.values())
+    return list({tuple(sorted(e.items(), key=lambda cell: cell[0])): e for e in events}.values())
 
 
 def entries(row: dict[str, Any]) -> dict[str, Any]:
@@ -187,17 +176,22 @@ def origin_of(key: tuple[str, int], row: dict[str, Any]) -> tuple:
 @few_or_many(8)
 def test_events_at_or_after_a_request_change_none_of_its_features(laboratory, n):
     @examples(n)
-    @given(plan=plans, config=configs, place=st.integers(0, 999))
-    def check(plan, config, place):
-        shop = laboratory.shop(plan)
-        times = sorted(r["ts"] for r in shop.rows["requests"])
+    @given(seed=seeds, config=configs, place=st.integers(0, 999), pages=st.booleans())
+    def check(seed, config, place, pages):
+        shop = laboratory.shop(seed)
+        # The second of a feed in which its user clicked on a search: there is most to leak.
+        clicks = {(e["user_id"], e["ts"]) for e in clicks_after_queries(shop)}
+        times = [r["ts"] for r in shop.rows["requests"] if r["domain"] != TARGET and (r["user_id"], r["ts"]) in clicks]
+        times = times or [r["ts"] for r in shop.rows["requests"]]
         cut = times[place % len(times)]
         everything = {origin_of(k, row): row for k, row in laboratory.samples(shop, config).items()}
-        later = [e for e in shop.rows["events"] if e["ts"] >= cut]
-        # Each split must have a click, or there is no build: those of the one user who met nobody else stay.
-        shop.rows["events"] = [e for e in shop.rows["events"] if e["ts"] < cut or e["user_id"] == 0]
+        feeds = {r["request_id"] for r in shop.rows["requests"] if r["domain"] != TARGET and r["ts"] <= cut}
+        # Each split must have a click, or there is no build: those of the one user who met nobody else stay. A pseudo request
+        # is made of a click that comes after it: where `pages` is true, what happened on the feeds stays as well.
+        kept = [e for e in shop.rows["events"] if e["ts"] < cut or e["user_id"] == 0 or (pages and e["request_id"] in feeds)]
+        changed = {e["request_id"] for e in once(shop.rows["events"]) if e not in kept}
+        shop.rows["events"] = kept
         past = {origin_of(k, row): row for k, row in laboratory.samples(shop, config).items()}
-        changed = {e["request_id"] for e in later}
         names = [name for name, row in everything.items() if row["ts"] <= cut]
         assert {n for n in names if len(n) == 2} == {n for n, row in past.items() if row["ts"] <= cut and len(n) == 2}
         assert {n for n, row in past.items() if row["ts"] <= cut} <= set(names)
@@ -250,17 +244,34 @@ def far_from_everything(shop, config: ES3Config) -> Callable[[dict[str, Any]], b
     return far
 
 
+def just_outside(shop) -> list[dict[str, Any]]:
+    """Events on what was shown: in the second of a search, in the one after its windows, or after those of a feed's click."""
+    marks = [("click", 0), ("purchase", 0), ("click", CLICK_WINDOW + 1), ("purchase", PURCHASE_WINDOW + 1)]
+    requests = {r["request_id"]: r for r in shop.rows["requests"]}
+    found = []
+    for c in shop.rows["candidates"]:
+        r = requests[c["request_id"]]
+        kind, lag = marks[c["item_id"] % 4]
+        if r["domain"] == TARGET:
+            found.append((r["user_id"], c["item_id"], r["ts"] + lag, kind))
+    clicks = [e for e in shop.rows["events"] if e["request_id"] is not None and e["kind"] == "click"]
+    found += [(e["user_id"], e["item_id"], e["ts"] + PURCHASE_WINDOW + 1, "purchase") for e in clicks]
+    names = ("user_id", "item_id", "ts", "kind")
+    return [{**dict(zip(names, f, strict=True)), "domain": "rec", "request_id": None} for f in found]
+
+
 @few_or_many(4)
 def test_labels_do_not_depend_on_events_outside_their_windows(laboratory, n):
     @examples(n)
-    @given(plan=plans, config=configs, others=st.lists(_outside, min_size=60, max_size=60))
-    def check(plan, config, others):
-        shop = laboratory.shop(plan)
+    @given(seed=seeds, config=configs)
+    def check(seed, config):
+        shop = laboratory.shop(seed)
         far = far_from_everything(shop, config)
         before = laboratory.samples(shop, config)
         moved = [e for e in shop.rows["events"] if not far(e)]
         gone = len(shop.rows["events"]) - len(moved)
-        moved = once(moved + [e for e in outside(shop, plan, others) if far(e)])
+        others = outside(shop, random.Random(seed + 1), half_hours(seed)) + just_outside(shop)
+        moved = once(moved + [e for e in others if far(e)])
         assert gone + len(moved) > len(shop.rows["events"]) - gone
         shop.rows["events"] = moved
         after = laboratory.samples(shop, config)
@@ -277,9 +288,9 @@ def test_labels_do_not_depend_on_events_outside_their_windows(laboratory, n):
 @few_or_many(3)
 def test_every_event_ends_under_one_name(laboratory, n):
     @examples(n)
-    @given(plan=plans, config=configs)
-    def check(plan, config):
-        shop = laboratory.shop(plan)
+    @given(seed=seeds, config=configs)
+    def check(seed, config):
+        shop = laboratory.shop(seed)
         out, made = laboratory.build(shop.write(laboratory.root / f"logs-{laboratory.count}"), config)
         domain_of = {r["request_id"]: r["domain"] for r in shop.rows["requests"]}
         events = shop.rows["events"]
@@ -306,10 +317,10 @@ def files(directory: Path) -> dict[str, bytes]:
 @few_or_many(3)
 def test_neither_the_order_of_rows_nor_their_files_matter(laboratory, n):
     @examples(n)
-    @given(plan=plans, config=configs, seed=st.integers(0, 2**32 - 1))
-    def check(plan, config, seed):
+    @given(seed=seeds, config=configs)
+    def check(seed, config):
         rng = np.random.default_rng(seed)
-        shop = laboratory.shop(plan)
+        shop = laboratory.shop(seed)
         logs = shop.write(laboratory.root / f"logs-{laboratory.count}")
         one, made = laboratory.build(logs, config)
         mixed = laboratory.root / f"mixed-{laboratory.count}"
@@ -331,9 +342,9 @@ def test_neither_the_order_of_rows_nor_their_files_matter(laboratory, n):
 @few_or_many(2)
 def test_the_number_of_buckets_does_not_matter(laboratory, n):
     @examples(n)
-    @given(plan=plans, config=configs, buckets=st.integers(2, 7))
-    def check(plan, config, buckets):
-        shop = laboratory.shop(plan)
+    @given(seed=seeds, config=configs, buckets=st.integers(2, 7))
+    def check(seed, config, buckets):
+        shop = laboratory.shop(seed)
         logs = shop.write(laboratory.root / f"logs-{laboratory.count}")
         (one, made), (other, remade) = (laboratory.build(logs, config, buckets=b) for b in (1, buckets))
         assert files(other) == files(one)
