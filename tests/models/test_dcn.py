@@ -84,7 +84,7 @@ def test_it_computes_the_papers_equations(make_spec, make_batch, make_rows, kind
         params = random_values(np.random.default_rng(1), params)
         expected = by_hand(config, spec, params, make_rows(batch), batch)
         np.testing.assert_allclose(
-            score(params, make_rows(batch), batch), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max()
+            score(params, make_rows(batch), batch), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
         )
 
 
