@@ -155,6 +155,16 @@ def test_counts_equal_the_tree_and_the_trace(make_spec, make_batch, make_rows, n
             assert traced == counted + empty_slots * din.pair_flops(config, spec)
 
 
+def test_flops_agree_with_xla(make_spec, make_batch, make_rows):
+    """XLA also counts elementwise work."""
+    spec = make_spec()
+    batch, config = make_batch(spec, num_candidates=64), din.ladder(embed_dim=8)["xxl"]
+    params, score = build(config, spec)
+    measured = score.lower(params, make_rows(batch, 8), batch).compile().cost_analysis()["flops"]
+    counted = din.flops_per_example(config, spec).forward(num_candidates=64, num_requests=6)
+    assert 1.0 <= measured / counted < 1.02, measured / counted
+
+
 def test_the_ladder_has_the_sizes_of_hhsft(make_spec):
     spec = make_spec()
     ours, theirs = din.ladder(embed_dim=8), hhsft_ladder(embed_dim=8)
@@ -185,7 +195,6 @@ def test_one_rate_moves_every_size_alike(make_spec, make_batch, make_rows):
             params, scores = step(params)
             trail.append(scores)
         moved[name] = float(jnp.sqrt(jnp.mean((trail[-1] - trail[0]) ** 2)))
-    print(moved)
     assert max(moved.values()) / min(moved.values()) < 2.5, moved
 
 

@@ -70,12 +70,11 @@ class ActivationUnit(nnx.Module):
         on_target, on_entry, difference, product = self.kernels()
         by_target = jnp.einsum("bd,df->bf", target, on_target) + jnp.einsum("bp,pf->bf", target_pair, difference)
         by_entry = jnp.einsum("rsd,df->rfs", entry, on_entry) - jnp.einsum("rsp,pf->rfs", entry_pair, difference)
-        scaled = target_pair[:, None] * product.T
         if batch.lists.shape[1]:
-            by_target, scaled = (to_lists(x, batch.lists, index) for x in (by_target, scaled))
-            return from_lists(self.pool(by_target, scaled, by_entry, entry_pair, entry, mask), batch.lists, index)
+            by_target, target_pair = (to_lists(x, batch.lists, index) for x in (by_target, target_pair))
+            return from_lists(self.pool(by_target, target_pair, by_entry, entry_pair, product, entry, mask), batch.lists, index)
         by_entry, entry_pair, entry, mask = (to_candidates(x, index) for x in (by_entry, entry_pair, entry, mask))
-        return self.pool(by_target[:, None], scaled[:, None], by_entry, entry_pair, entry, mask)[:, 0]
+        return self.pool(by_target[:, None], target_pair[:, None], by_entry, entry_pair, product, entry, mask)[:, 0]
 
     def kernels(self) -> tuple[Float[Array, "_ F"], ...]:
         """Return the first layer's kernel of each part of its input."""
@@ -87,15 +86,17 @@ class ActivationUnit(nnx.Module):
     def pool(
         self,
         by_target: Float[Array, "R C F"],
-        scaled: Float[Array, "R C F P"],
+        target_pair: Float[Array, "R C P"],
         by_entry: Float[Array, "R F S"],
         entry_pair: Float[Array, "R S P"],
+        product: Float[Array, "P F"],
         entry: Float[Array, "R S V"],
         mask: Bool[Array, "R S"],
     ) -> Float[Array, "R C V"]:
         """Sum the entries of each row for each of its candidates."""
         assert self.up.bias is not None and self.down.bias is not None
         by_target = (by_target + self.up.bias[...])[..., None]
+        scaled = target_pair[:, :, None] * product.T
         hidden = activate(jnp.einsum("rcfp,rsp->rcfs", scaled, entry_pair) + by_target + by_entry[:, None])
         weights = jnp.einsum("rcfs,f->rcs", hidden, self.down.kernel[...][:, 0]) * self.down.multiplier + self.down.bias[...]
         weights = jnp.where(mask[:, None], weights, 0.0)
@@ -166,12 +167,12 @@ def flops_per_example(config: DINConfig, spec: FeatureSpec) -> FlopCount:
 
 
 RUNGS = {"xxs": 12, "xs": 36, "s": 96, "m": 176, "l": 264, "xl": 440, "xxl": 720}
-"""First hidden width at each size; each further layer halves it, and the activation unit has a quarter of it."""
+"""First hidden width at each size; each further layer halves it. The activation unit has the paper's share (36 of 200)."""
 
 
 def ladder(*, embed_dim: int) -> dict[str, DINConfig]:
     """Return the sizes by name, smallest first, of about HHSFT's dense parameters."""
     return {
-        name: DINConfig(embed_dim=embed_dim, hidden_dims=(width, width // 2, width // 4), attention_dim=width // 4)
+        name: DINConfig(embed_dim=embed_dim, hidden_dims=(width, width // 2, width // 4), attention_dim=9 * width // 50)
         for name, width in RUNGS.items()
     }
