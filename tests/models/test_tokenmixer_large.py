@@ -99,10 +99,12 @@ def reference(model, x):
 
 
 @BOTH
-@pytest.mark.parametrize("every", [2, 3])
-def test_scores_and_shallow_scores_follow_the_equations(make_spec, make_batch, make_rows, replaced, config, every):
+@pytest.mark.parametrize(("every", "layers", "bridges"), [(2, 5, 2), (3, 5, 1), (2, 4, 1)])
+def test_scores_and_shallow_scores_follow_the_equations(
+    make_spec, make_batch, make_rows, replaced, config, every, layers, bridges
+):
     spec = make_spec()
-    config = replaced(config, residual_every=every, down_std=0.3, aux_weight=0.7)
+    config = replaced(config, residual_every=every, num_layers=layers, down_std=0.3, aux_weight=0.7)
     batch, model = make_batch(spec), TokenMixerLarge(config, spec, rngs=nnx.Rngs(0), bias_init=(-1.0, 0.5))
     rng = np.random.default_rng(0)
     for block in model.blocks:  # biases start at zero, which would hide them
@@ -110,7 +112,7 @@ def test_scores_and_shallow_scores_follow_the_equations(make_spec, make_batch, m
             layer.bias[...] = jnp.asarray(rng.normal(size=layer.bias.shape) * 0.3, jnp.float32)
     rows = make_rows(batch)
     logits, shallow = reference(model, model.tokens(rows, batch))
-    assert len(shallow) == len(model.shallow_heads) == {2: 2, 3: 1}[every]
+    assert len(shallow) == len(model.shallow_heads) == bridges
     np.testing.assert_allclose(model(rows, batch), logits, rtol=1e-3, atol=1e-4)
     trained, penalty = model.with_penalty(rows, batch, lambda x: bce(x, batch.labels, batch.weights))
     np.testing.assert_array_equal(trained, model(rows, batch))
