@@ -20,8 +20,8 @@ class ParamCount:
 class FlopCount:
     """Forward FLOPs, split by what is computed once a candidate and once a request.
 
-    `candidate` is what runs: every domain's private experts on every candidate. `candidate_active` is what routing needs: the
-    own domain's only.
+    `candidate` is what runs: every expert on every candidate, be it another domain's or closed by a router.
+    `candidate_active` is what routing needs: the own domain's and the open ones only.
     """
 
     candidate: int
