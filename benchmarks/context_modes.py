@@ -1,8 +1,8 @@
 """Candidates a second of a shared context against a joint one: `python benchmarks/context_modes.py --json OUT`.
 
 Trains nothing for long: it times the gradient step (loss and its gradient by parameters and embedding rows) of the reference
-ranker on random batches of full lists, the same parameters on both sides. Steps of the sides alternate, so that a slow spell of
-the machine falls on each alike; the ratio is that of the medians, beside the lowest and highest ratio of any one round.
+ranker, or of HHSFT, on random batches of full lists, the same parameters on both sides. Steps of the sides alternate, so that a
+slow spell of the machine falls on each alike; the ratio is that of the medians, beside the lowest and highest of any one round.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from flax import nnx
 
 from unisc.data.features import Batch, FeatureSpec, Field, NumericField, Table
 from unisc.errors import InputError, run_command
-from unisc.models import transformer
+from unisc.models import hhsft, transformer
 from unisc.objectives.ranking import bce
 
 EMBED_DIM = 32
@@ -35,7 +35,10 @@ NUM_IDS, NUM_NUMERIC = 8, 16
 def main() -> None:
     """Measure, then print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128], help="widths of the reference ranker: 64, 128, 256")
+    parser.add_argument("--model", choices=("transformer", "hhsft"), default="transformer")
+    parser.add_argument(
+        "--dims", type=int, nargs="+", default=[64, 128], help="widths: 64, 128 or 256 of the reference ranker, HFA's of HHSFT"
+    )
     parser.add_argument("--requests", type=int, default=8, help="R, requests a batch")
     parser.add_argument("--list-len", type=int, default=20, help="C, candidates a request")
     parser.add_argument("--history-len", type=int, default=64, help="S")
@@ -49,16 +52,16 @@ def main() -> None:
             raise InputError(f"{name}: {getattr(args, name)} is not between 0 and {most}; give one that is")
     spec = make_spec(args.own_ids, args.own_numeric, args.history_len)
     batch = make_batch(spec, args.requests, args.list_len)
-    context, own = transformer.num_tokens(spec)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = jax.devices()[0]
     print(f"machine   {cores} cores, {device.device_kind}; Python {platform.python_version()}, jax {version('jax')}")
-    print(f"batch     {args.requests} requests of {args.list_len} candidates; {context} tokens a request, {own} a candidate")
+    print(f"batch     {args.requests} requests of {args.list_len} candidates, {args.history_len} history entries;", end=" ")
+    print("of {} and {} features a request, {} and {} a candidate (id and numeric)".format(*feature_counts(spec)))
     print(f"{'dim':>4} {'joint ms':>9} {'shared ms':>10} {'joint cand/s':>13} {'shared cand/s':>14} ", end="")
     print(f"{'ratio':>6} {'lowest':>7} {'highest':>8} {'by FLOPs':>9}")
     measured = {}
     for dim in args.dims:
-        row = measured[str(dim)] = measure(dim, spec, batch, rounds=args.rounds)
+        row = measured[str(dim)] = measure(args.model, dim, spec, batch, rounds=args.rounds)
         print(f"{dim:4} {row['joint_ms']:9.1f} {row['shared_ms']:10.1f} {row['joint_per_s']:13,.0f}", end=" ")
         print(f"{row['shared_per_s']:14,.0f} {row['ratio']:7.2f} {row['lowest']:7.2f} {row['highest']:8.2f}", end=" ")
         print(f"{row['by_flops']:9.2f}", flush=True)
@@ -66,16 +69,24 @@ def main() -> None:
         args.json.write_text(json.dumps(measured, indent=1) + "\n")
 
 
-def measure(dim: int, spec: FeatureSpec, batch: Batch, *, rounds: int) -> dict[str, float]:
+def feature_counts(spec: FeatureSpec) -> list[int]:
+    """Return how many id and numeric features a request has, and a candidate."""
+    return [len(f(level)) for level in ("request", "candidate") for f in (spec.at, spec.numeric_at)]
+
+
+def measure(model: str, dim: int, spec: FeatureSpec, batch: Batch, *, rounds: int) -> dict[str, float]:
     """Return medians of milliseconds a step, candidates a second, and the ratio of the two contexts."""
     rows = jnp.asarray(np.random.default_rng(1).normal(size=(batch.unique_rows.shape[0], EMBED_DIM)) * 0.1, jnp.float32)
     steps, counts = {}, {}
     for context in ("joint", "shared"):
-        config = transformer.reference(dim, embed_dim=EMBED_DIM, context=context)
-        steps[context] = make_step(config, spec, rows, batch)
-        counts[context] = transformer.flops_per_example(config, spec).forward(
-            num_candidates=batch.request_index.shape[0], num_requests=batch.lists.shape[0]
-        )
+        if model == "hhsft":
+            config = hhsft.HHSFTConfig(embed_dim=EMBED_DIM, hfa_dim=dim, gfa_dim=2 * dim, num_hfa_layers=2, context=context)
+            ranker, flops = hhsft.HHSFT(config, spec, rngs=nnx.Rngs(0)), hhsft.flops_per_example(config, spec)
+        else:
+            config = transformer.reference(dim, embed_dim=EMBED_DIM, context=context)
+            ranker, flops = transformer.Transformer(config, spec, rngs=nnx.Rngs(0)), transformer.flops_per_example(config, spec)
+        steps[context] = make_step(ranker, rows, batch)
+        counts[context] = flops.forward(num_candidates=batch.request_index.shape[0], num_requests=batch.lists.shape[0])
     for step in (*steps.values(), *steps.values()):
         step()
     secs: dict[str, list[float]] = {context: [] for context in steps}
@@ -100,9 +111,9 @@ def measure(dim: int, spec: FeatureSpec, batch: Batch, *, rounds: int) -> dict[s
     }
 
 
-def make_step(config: transformer.TransformerConfig, spec: FeatureSpec, rows: jax.Array, batch: Batch) -> Callable[[], Any]:
+def make_step(ranker: nnx.Module, rows: jax.Array, batch: Batch) -> Callable[[], Any]:
     """Return one gradient step, which ends when its result is there."""
-    graphdef, params = nnx.split(transformer.Transformer(config, spec, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(ranker)
 
     @jax.jit
     def slope(params: nnx.State, rows: jax.Array, batch: Batch) -> Any:

@@ -6,6 +6,13 @@ HFA keeps projections per token type and attends over all tokens; GFA forms comp
 routes a sample to a shared expert and its own domain's; DAPGA lets it look at the other domains' views without training them.
 The figure draws no residual paths; HFA, the FFN of GFA and DREF have them here, since without them
 short runs learned less in our trials.
+
+`context` says what the tokens that are known once a request (user, query, domain) may see; the parameters are the same:
+
+* "joint": every token, as the figure draws, in one row a candidate.
+* "shared": each other alone, so that HFA runs on them once a request, while the tokens of item and sequence see them and each
+  other. GFA's map is then a sum of a part computed once a request and one computed once a candidate, and target attention reads
+  the history by whole lists: batches need a `list_len`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +21,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -22,13 +30,15 @@ from unisc.dims import Logits, RequestIndex, Rows, Tokens
 from unisc.errors import InputError
 from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
 from unisc.models.inputs import GroupInputs, group_inputs, group_widths, shared_fields
-from unisc.models.tokens import Tokenizers, token_widths
+from unisc.models.tokens import TokenGroups, Tokenizers, token_groups, token_widths
 from unisc.nn.attention import attention, score_scale
+from unisc.nn.embedding import to_candidates
 from unisc.nn.linear import Linear, TypedLinear, start_bias
 from unisc.nn.mlp import MLP, Experts, JointMLP, TypedMLP
 from unisc.nn.norm import rms_norm
 
 Isolation = Literal["none", "dref", "dapga", "both"]
+Context = Literal["joint", "shared"]
 ISOLATIONS: tuple[Isolation, ...] = ("none", "dref", "dapga", "both")
 
 HEAD_GAIN = 0.1  # logits start near their bias
@@ -54,14 +64,17 @@ class HHSFTConfig:
     token_multiplier: int = 4
     ffn_multiplier: int = 2
     expert_multiplier: int = 2
+    context: Context = "joint"
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if name != "isolation" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if name not in ("isolation", "context") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
         if self.isolation not in ISOLATIONS:
             raise InputError(f"isolation: unknown {self.isolation!r}; give one of {', '.join(ISOLATIONS)}")
+        if self.context not in ("joint", "shared"):
+            raise InputError(f"context: unknown {self.context!r}; give one of joint, shared")
         for width, heads in (("hfa_dim", "num_heads"), ("gfa_dim", "num_gfa_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise InputError(
@@ -108,6 +121,30 @@ class HFA(nnx.Module):
         x = x + self.out(attended)
         return x + self.ffn(rms_norm(x))
 
+    def shared(
+        self, context: Float[Array, "t R D"], own: Float[Array, "s B D"], groups: TokenGroups, request_index: RequestIndex
+    ) -> tuple[Float[Array, "t R D"], Float[Array, "s B D"]]:
+        """Let the context's tokens see each other, and the candidate's see the context's and each other."""
+        q, k, v = self._of_types(own, groups.own)
+        if context.shape[0]:
+            context_q, context_k, context_v = self._of_types(context, groups.context)
+            # Three short tokens: a copy a candidate moves less than queries to lists and sums back would.
+            k = jnp.concatenate([to_candidates(context_k, request_index), k], axis=1)
+            v = jnp.concatenate([to_candidates(context_v, request_index), v], axis=1)
+            context = self._finish(context, attention(context_q, context_k, context_v), groups.context)
+        return context, self._finish(own, attention(q, k, v), groups.own) if own.shape[0] else own
+
+    def _of_types(self, x: Float[Array, "t K D"], types: tuple[int, ...]) -> list[Float[Array, "K t N H"]]:
+        """Return queries, keys and values of some types' tokens."""
+        qkv = self.qkv.of_types(rms_norm(x), types)
+        return [y.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(0, 1) for y in jnp.split(qkv, 3, axis=-1)]
+
+    def _finish(
+        self, x: Float[Array, "t K D"], attended: Float[Array, "K t N H"], types: tuple[int, ...]
+    ) -> Float[Array, "t K D"]:
+        x = x + self.out.of_types(attended.swapaxes(0, 1).reshape(x.shape), types)
+        return x + self.ffn.of_types(rms_norm(x), types)
+
 
 class GFA(nnx.Module):
     """Global feature attention: sets of query, key and value formed from ALL tokens at once (HiFormer, arXiv 2311.05884)."""
@@ -121,7 +158,24 @@ class GFA(nnx.Module):
     def __call__(self, x: Tokens) -> Float[Array, "B F"]:
         batch = x.shape[1]
         whole = rms_norm(x).swapaxes(0, 1).reshape(batch, -1)
-        qkv = self.qkv(whole).reshape(batch, 3, self.num_sets, self.num_heads, self.dim // self.num_heads)
+        return self._mix(self.qkv(whole))
+
+    def shared(
+        self, context: Float[Array, "t R D"], own: Float[Array, "s B D"], groups: TokenGroups, request_index: RequestIndex
+    ) -> Float[Array, "B F"]:
+        """Return what a call returns, the context's part of the map computed once a request."""
+        kernel = self.qkv.kernel[...].reshape(len(GROUPS), -1, self.qkv.kernel.shape[1])
+
+        def part(x: Float[Array, "t K D"], types: tuple[int, ...]) -> Float[Array, "K F"]:
+            whole = rms_norm(x).swapaxes(0, 1).reshape(x.shape[1], -1)
+            rows = kernel[np.array(types, np.int32)].reshape(whole.shape[1], -1)
+            return jnp.einsum("kd,df->kf", whole, rows) * self.qkv.multiplier
+
+        return self._mix(to_candidates(part(context, groups.context), request_index) + part(own, groups.own))
+
+    def _mix(self, qkv: Float[Array, "B F"]) -> Float[Array, "B D"]:
+        batch = qkv.shape[0]
+        qkv = qkv.reshape(batch, 3, self.num_sets, self.num_heads, self.dim // self.num_heads)
         sets = attention(qkv[:, 0], qkv[:, 1], qkv[:, 2]).reshape(batch, self.num_sets * self.dim)
         fused = self.out(sets)
         return fused + self.ffn(rms_norm(fused))
@@ -207,16 +261,28 @@ class HHSFT(nnx.Module):
     def __call__(self, rows: Rows, batch: Batch) -> Logits:
         """Score every candidate; `rows` are the embeddings of `batch.unique_rows`."""
         inputs: dict[Group, GroupInputs] = {group: group_inputs(self.spec, group, rows, batch) for group in GROUPS}
-        x = self.tokenizers(rows, batch, inputs)
-        for layer in self.hfa:
-            x = layer(x)
-        x = self.gfa(x)
+        x = self._joint(rows, batch, inputs) if self.config.context == "joint" else self._shared(rows, batch, inputs)
         one_hot = domain_one_hot(batch, len(self.spec.domains))
         x = self.fusion(x, one_hot)
         if self.dapga is not None:
             who = jnp.concatenate([inputs["user"].request, inputs["domain"].request], axis=-1)
             x = self.dapga(x, one_hot, who, batch.request_index)
         return self.heads.own(x, one_hot if self.config.isolation != "none" else jnp.ones_like(one_hot[:1]))
+
+    def _joint(self, rows: Rows, batch: Batch, inputs: dict[Group, GroupInputs]) -> Float[Array, "B F"]:
+        x = self.tokenizers(rows, batch, inputs)
+        for layer in self.hfa:
+            x = layer(x)
+        return self.gfa(x)
+
+    def _shared(self, rows: Rows, batch: Batch, inputs: dict[Group, GroupInputs]) -> Float[Array, "B F"]:
+        if not batch.lists.shape[1]:
+            raise InputError("list_len 0: a shared context reads histories by whole lists; give the batches a list_len")
+        groups = token_groups(self.spec)
+        context, own = self.tokenizers.split(rows, batch, inputs, groups)
+        for layer in self.hfa:
+            context, own = layer.shared(context, own, groups, batch.request_index)
+        return self.gfa.shared(context, own, groups, batch.request_index)
 
 
 def domain_one_hot(batch: Batch, num_domains: int) -> Float[Array, "G B 1"]:
@@ -282,7 +348,10 @@ def num_params(config: HHSFTConfig, spec: FeatureSpec) -> ParamCount:
 
 
 def flops_per_example(config: HHSFTConfig, spec: FeatureSpec) -> FlopCount:
-    """Count forward FLOPs a candidate and a request in closed form."""
+    """Count forward FLOPs a candidate and a request in closed form, for full lists.
+
+    With a shared context the attention of empty slots of the lists to the history is computed, too, and not counted.
+    """
     num_types, hfa, gfa, domains = len(GROUPS), config.hfa_dim, config.gfa_dim, len(spec.domains)
     pooled = len(spec.at("history")) * config.embed_dim
     request = 2 * spec.history_len * pooled
@@ -295,10 +364,13 @@ def flops_per_example(config: HHSFTConfig, spec: FeatureSpec) -> FlopCount:
             candidate += mlp_flops(in_candidate, hidden, hfa)
         elif in_request:
             request += 2 * hidden * hfa
-    layer = num_types * (8 * hfa * hfa + mlp_flops(hfa, config.ffn_multiplier * hfa, hfa)) + 4 * num_types * num_types * hfa
     composite = config.num_gfa_sets * gfa
-    candidate += config.num_hfa_layers * layer
-    candidate += 6 * num_types * hfa * composite + 4 * config.num_gfa_sets * composite
+    once = len(token_groups(spec).context) if config.context == "shared" else 0
+    maps = 8 * hfa * hfa + mlp_flops(hfa, config.ffn_multiplier * hfa, hfa)
+    request += config.num_hfa_layers * (once * maps + 4 * once * once * hfa) + 6 * once * hfa * composite
+    own = num_types - once
+    candidate += config.num_hfa_layers * (own * maps + 4 * own * num_types * hfa)
+    candidate += 6 * own * hfa * composite + 4 * config.num_gfa_sets * composite
     candidate += 2 * composite * gfa + mlp_flops(gfa, config.ffn_multiplier * gfa, gfa)
     candidate += mlp_flops(gfa, shared_hidden(config, spec), gfa)
     private = 0

@@ -32,7 +32,19 @@ def sink_attention(scores: Float[Array, "B S"], mask: Bool[Array, "B S"], values
     The empty entry lets a query match nothing, so the pooled length tells how well anything matched; with every entry masked
     the result is exactly zero.
     """
+    return jnp.einsum("bs,bsd->bd", _sink_weights(scores, mask), values)
+
+
+def list_sink_attention(
+    queries: Float[Array, "R C D"], entries: Float[Array, "R S D"], mask: Bool[Array, "R S"]
+) -> Float[Array, "R C D"]:
+    """Pool each request's entries for each of its candidates as `sink_attention` does; the entries stay one copy a request."""
+    scores = jnp.einsum("rcd,rsd->rcs", queries, entries)
+    weights = _sink_weights(scores, jnp.broadcast_to(mask[:, None], scores.shape))
+    return jnp.einsum("rcs,rsd->rcd", weights, entries)
+
+
+def _sink_weights(scores: Float[Array, "*batch S"], mask: Bool[Array, "*batch S"]) -> Float[Array, "*batch S"]:
     top = jax.lax.stop_gradient(jnp.max(jnp.where(mask, scores, 0.0), axis=-1, keepdims=True, initial=0.0))
     exps = jnp.where(mask, jnp.exp(jnp.where(mask, scores, 0.0) - top), 0.0)
-    weights = exps / (jnp.sum(exps, axis=-1, keepdims=True) + jnp.exp(-top))
-    return jnp.einsum("bs,bsd->bd", weights, values)
+    return exps / (jnp.sum(exps, axis=-1, keepdims=True) + jnp.exp(-top))

@@ -82,6 +82,12 @@ class TypedLinear(nnx.Module):
         y = jnp.einsum("tbd,tdf->tbf", x, self.kernel[...]) * self.multiplier
         return y if self.bias is None else y + self.bias[...]
 
+    def of_types(self, x: Float[Array, "t B D"], types: Sequence[int]) -> Float[Array, "t B F"]:
+        """Map the rows of some types only; `types` names them in the order of `x`."""
+        chosen = np.array(types, np.int32)
+        y = jnp.einsum("tbd,tdf->tbf", x, self.kernel[...][chosen]) * self.multiplier
+        return y if self.bias is None else y + self.bias[...][chosen]
+
     def shared_input(self, x: Float[Array, "B D"]) -> Float[Array, "T B F"]:
         """Map the same rows by every type's kernel."""
         y = jnp.einsum("bd,tdf->tbf", x, self.kernel[...]) * self.multiplier

@@ -4,6 +4,8 @@ Leaky ReLU throughout: on a CPU it costs half of what SiLU or GELU cost at these
 the narrowest models of a ladder did at some seeds and rates.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -41,6 +43,10 @@ class TypedMLP(nnx.Module):
     def __call__(self, x: Tokens) -> Tokens:
         """Map each type's rows by its own MLP."""
         return self.down(activate(self.up(x)))
+
+    def of_types(self, x: Float[Array, "t B D"], types: Sequence[int]) -> Float[Array, "t B D"]:
+        """Map the rows of some types only; `types` names them in the order of `x`."""
+        return self.down.of_types(activate(self.up.of_types(x, types)), types)
 
 
 class Experts(nnx.Module):
@@ -120,4 +126,11 @@ class JointMLP(nnx.Module):
             return jnp.broadcast_to(self.constant[...], (candidate.shape[0], self.constant.shape[0]))
         if self.per_candidate:
             return self.down(activate(self.up(request, candidate, request_index)))
-        return to_candidates(self.down(activate(self.up.per_request(request))), request_index)
+        return to_candidates(self.per_request(request), request_index)
+
+    def per_request(self, request: Float[Array, "R Dr"]) -> Float[Array, "R F"]:
+        """Map each request's features, where there is no candidate feature."""
+        if self.up is None or self.down is None:
+            assert self.constant is not None
+            return jnp.broadcast_to(self.constant[...], (request.shape[0], self.constant.shape[0]))
+        return self.down(activate(self.up.per_request(request)))
