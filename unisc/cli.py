@@ -1,8 +1,11 @@
 """The `unisc` command: thin, and the only module of the package that may import the leaf folders."""
 
+import importlib.util
+import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -55,6 +58,69 @@ def study(
         raise InputError(f"unknown source {source!r}; the sources are: marketplace, trivago")
 
 
+def train(
+    experiment: tyro.conf.Positional[Path],
+    /,
+    samples: Path,
+    out: Path,
+    model: str = "hhsft",
+    size: str = "m",
+    seed: int = 0,
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    devices: int | None = None,
+) -> None:
+    """Train one model of an experiment and score it; killed and typed again it continues.
+
+    Args:
+        experiment: file of the experiment, like experiments/rankers.py.
+        samples: samples that `python -m data_gen.es3 build` made.
+        out: directory for checkpoints, metrics.jsonl and record.json.
+        model: ranker by name.
+        size: its size by name, xxs to xxl.
+        seed: of parameters, table and order.
+        set: change of a field of the configuration, like train.learning_rate=0.001; may be given several times.
+        devices: virtual devices on a CPU, one a core if not given; accelerators are all used.
+    """
+    from unisc import cpu
+    from unisc.config import Runtime, override, to_json
+    from unisc.sweep.plan import check_module
+
+    name = ".".join(experiment.with_suffix("").parts)
+    check_module(name)
+    if devices is not None and devices < 1:
+        raise InputError(f"--devices {devices}: must be at least 1")
+    if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
+        cpu.restart(devices or cpu.num_cores())
+    import jax
+
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"{experiment}: no such experiment; give a file like experiments/rankers.py")
+    module = importlib.import_module(name)
+    if not hasattr(module, "default"):
+        raise InputError(f"{experiment}: has no default configuration to train; run it by its sweep")
+    config = module.default(samples, model=model, size=size, seed=seed)
+    # The devices share a batch out; a part of it is as large as a core's caches like.
+    config = override(config, {"train.num_parts": jax.device_count(), **dict(map(_change, set))})
+    out.mkdir(parents=True, exist_ok=True)
+    runtime = Runtime(data_dir=str(samples), work_dir=str(out), checkpoint_every_steps=200)
+    found = module.run(config, runtime)
+    record = {"config": json.loads(to_json(config)), "devices": jax.device_count(), **found}
+    (out / "record.json").write_text(json.dumps(record, indent=1))
+    for section in ("metrics", "counts", "timing"):
+        for key, value in found[section].items():
+            sys.stdout.write(f"{section:8} {key:32} {value:,.6g}\n")
+
+
+def _change(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: not understood; write it like train.learning_rate=0.001")
+    try:
+        return path, json.loads(value)
+    except ValueError:
+        return path, value
+
+
 def status(directory: tyro.conf.Positional[Path], /) -> None:
     """Say how far a sweep is: runs done, running, failed and pending, and the time left.
 
@@ -83,7 +149,7 @@ def main() -> None:
     run_command(
         "unisc",
         lambda: tyro.extras.subcommand_cli_from_dict(
-            {"study": study, "status": status, "report": report},
+            {"study": study, "status": status, "report": report, "train": train},
             prog="unisc",
             description="Scaling-law research and ranking-model experiments for e-commerce search.",
         ),

@@ -30,10 +30,14 @@ SPLIT = "test day"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
-    """How to evaluate: candidates a batch, and on how many (first) test requests the full lists are scored, all if None."""
+    """How to evaluate: candidates a batch, and on how many (first) test requests the full lists are scored, all if None.
+
+    `list_len` is the length at which lists are cut for models that score lists, 0 for others.
+    """
 
     batch_candidates: int = 1024
     num_full_requests: int | None = None
+    list_len: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +62,12 @@ class Evaluation:
 
 def eval_shape(columns: Columns, config: EvalConfig) -> BatchShape:
     """Return the one batch shape in which shown and full lists are scored."""
-    return BatchShape.of(columns.spec, candidates=config.batch_candidates, mean_list_len=_mean_list_len(columns, config))
+    return BatchShape.of(
+        columns.spec,
+        candidates=config.batch_candidates,
+        mean_list_len=_mean_list_len(columns, config),
+        list_len=config.list_len,
+    )
 
 
 def _mean_list_len(columns: Columns, config: EvalConfig) -> float:

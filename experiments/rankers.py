@@ -1,0 +1,133 @@
+"""The ranker zoo: how do architectures compare on one set of samples?
+
+Question:  one run trains one ranker of one size on samples of one composition and scores it on the test day: on the lists that
+           were shown and on all candidates.
+Command:   `unisc train experiments/rankers.py --samples SAMPLES --model hstu --size m --out DIR`; `unisc train --help`.
+Cost:      seconds to minutes of one core up to a million dense parameters.
+Expected:  the papers disagree about the order of these models (each finds its own first), so none is expected here.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from unisc.config import Runtime
+from unisc.data import manifest
+from unisc.data.columns import load
+from unisc.errors import InputError
+from unisc.models import zoo
+from unisc.train import loop
+from unisc.train.evaluate import EvalConfig, evaluate
+from unisc.train.loop import TrainConfig
+from unisc.train.oracle import load_oracle
+
+VERSION = 1
+"""Raised by hand whenever the same configuration would give other numbers."""
+
+EMBED_DIM = 16
+LISTWISE = ("din", "hiformer", "hhsft", "hstu", "onetrans", "transformer")
+"""Rankers that have, or can have, work done once a list; their batches say where each list stands."""
+LIST_LEN = 16
+"""Lists are cut here: empty slots cost, and so does a context met twice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which samples: `samples` is their manifest's fingerprint, `fraction` the share of requests, in hash order, trained on."""
+
+    samples: str
+    fraction: float = 1.0
+    history_len: int = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One run; everything its numbers depend on is stated here."""
+
+    data: DataConfig
+    model: zoo.RankerConfig
+    train: TrainConfig
+    evaluate: EvalConfig
+
+
+def default(samples: Path, *, model: str = "hhsft", size: str = "m", seed: int = 0) -> Config:
+    """Return the configuration of a ranker by name and size on some samples; `unisc.config.override` changes the rest."""
+    chosen = zoo.config_of(model, size, embed_dim=EMBED_DIM)
+    list_len = LIST_LEN if model in LISTWISE else 0
+    return Config(
+        data=DataConfig(samples=manifest.read(samples, kind="samples")["fingerprint"]),
+        model=chosen,
+        train=TrainConfig(
+            batch_candidates=512,
+            learning_rate=1.5e-3,
+            table_learning_rate=0.05,
+            weight_decay=1e-5,
+            purchase_weight=0.5,
+            seed=seed,
+            list_len=list_len,
+        ),
+        evaluate=EvalConfig(list_len=list_len),
+    )
+
+
+def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
+    """Train one ranker and score it on the test day; return metrics, counts and timing. `runtime.data_dir` holds the samples."""
+    began = time.perf_counter()
+    samples = Path(runtime.data_dir)
+    found = manifest.read(samples, kind="samples")["fingerprint"]
+    if found != config.data.samples:
+        raise InputError(f"{samples}: samples {found}, but this run is of {config.data.samples}; give those samples")
+    train_columns = load(samples, "train", history_len=config.data.history_len, fraction=config.data.fraction)
+    test_columns = load(samples, "test", history_len=config.data.history_len)
+
+    # The model, each task's logit starting at the log odds of its base rate.
+    rates = np.clip(train_columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
+    bias = tuple(float(b) for b in np.log(rates / (1 - rates)))
+    ranker = zoo.ranker_of(config.model)
+    model = zoo.build(config.model, train_columns.spec, rngs=nnx.Rngs(config.train.seed), bias_init=bias)
+
+    # The objective: binary cross-entropy of click and purchase, over passes of the samples.
+    flops = ranker.flops_per_example(config.model, train_columns.spec)
+    trained = loop.train(
+        model,
+        train_columns,
+        config.train,
+        embed_dim=config.model.embed_dim,
+        runtime=loop.Runtime(
+            directory=Path(runtime.work_dir),
+            log_every_steps=runtime.log_every_steps,
+            checkpoint_every_steps=runtime.checkpoint_every_steps,
+            on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
+        ),
+    )
+
+    # The evaluation: requests of the test day, as shown and in full; the oracle's floor where there is an oracle beside.
+    oracle = load_oracle(samples.parent / "logs", test_columns)
+    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle)
+    result.save(Path(runtime.work_dir) / "eval.npz")
+
+    params = ranker.num_params(config.model, train_columns.spec)
+    counts = trained.counts
+    return {
+        "metrics": {**result.metrics, "train/loss": trained.loss},
+        "counts": {
+            "num_params_dense": params.dense,
+            "num_params_embedding": params.embedding,
+            "num_params_active": params.active,
+            "num_examples": counts.num_examples,
+            "num_requests": counts.num_requests,
+            "num_positives": counts.num_positives,
+            "num_steps": counts.num_steps,
+            "train_flops": flops.train(num_candidates=counts.num_examples, num_requests=counts.num_requests),
+        },
+        "timing": {
+            "compile_secs": trained.compile_secs,
+            "train_secs": counts.train_secs,
+            "wall_seconds": time.perf_counter() - began,
+        },
+    }

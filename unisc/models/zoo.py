@@ -1,0 +1,98 @@
+"""Every ranker by name: its configuration, its class, its counts and its ladder of sizes.
+
+All are called as `model(rows, batch) -> logits` and counted in closed form, so a sweep can put any of them on one axis.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from flax import nnx
+
+from unisc.data.features import FeatureSpec
+from unisc.errors import InputError
+from unisc.models import dcn, din, dlrm, hhsft, hiformer, hstu, onetrans, rankmixer, tokenmixer_large, transformer, wukong
+from unisc.models.counts import FlopCount, ParamCount
+from unisc.models.ladder import dlrm_ladder, hhsft_ladder
+
+RankerConfig = (
+    dcn.DCNConfig
+    | din.DINConfig
+    | dlrm.DLRMConfig
+    | hhsft.HHSFTConfig
+    | hiformer.HiFormerConfig
+    | hstu.HSTUConfig
+    | onetrans.OneTransConfig
+    | rankmixer.RankMixerConfig
+    | tokenmixer_large.TokenMixerLargeConfig
+    | transformer.TransformerConfig
+    | wukong.WukongConfig
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranker:
+    """One architecture. `ladder(embed_dim=...)` gives its configurations by size, smallest first."""
+
+    config: type
+    model: Callable[..., nnx.Module]
+    num_params: Callable[[Any, FeatureSpec], ParamCount]
+    flops_per_example: Callable[[Any, FeatureSpec], FlopCount]
+    ladder: Callable[..., Mapping[str, Any]]
+
+
+RANKERS: Mapping[str, Ranker] = MappingProxyType(
+    {
+        name: Ranker(
+            config=config,
+            model=model,
+            num_params=module.num_params,
+            flops_per_example=module.flops_per_example,
+            ladder=getattr(module, "ladder", None) or ladder,
+        )
+        for name, module, config, model, ladder in (
+            ("dcn", dcn, dcn.DCNConfig, dcn.DCN, None),
+            ("din", din, din.DINConfig, din.DIN, None),
+            ("dlrm", dlrm, dlrm.DLRMConfig, dlrm.DLRM, dlrm_ladder),
+            ("hhsft", hhsft, hhsft.HHSFTConfig, hhsft.HHSFT, hhsft_ladder),
+            ("hiformer", hiformer, hiformer.HiFormerConfig, hiformer.HiFormer, None),
+            ("hstu", hstu, hstu.HSTUConfig, hstu.HSTU, None),
+            ("onetrans", onetrans, onetrans.OneTransConfig, onetrans.OneTrans, None),
+            ("rankmixer", rankmixer, rankmixer.RankMixerConfig, rankmixer.RankMixer, None),
+            (
+                "tokenmixer_large",
+                tokenmixer_large,
+                tokenmixer_large.TokenMixerLargeConfig,
+                tokenmixer_large.TokenMixerLarge,
+                None,
+            ),
+            ("transformer", transformer, transformer.TransformerConfig, transformer.Transformer, None),
+            ("wukong", wukong, wukong.WukongConfig, wukong.Wukong, None),
+        )
+    }
+)
+
+
+def config_of(name: str, size: str, *, embed_dim: int) -> Any:
+    """Return the configuration of a ranker's size.
+
+    Raises:
+      InputError: no such ranker or size.
+    """
+    if name not in RANKERS:
+        raise InputError(f"model {name!r}: unknown; give one of {', '.join(RANKERS)}")
+    sizes = RANKERS[name].ladder(embed_dim=embed_dim)
+    if size not in sizes:
+        raise InputError(f"size {size!r}: unknown for {name}; give one of {', '.join(sizes)}")
+    return sizes[size]
+
+
+def ranker_of(config: Any) -> Ranker:
+    """Return the architecture that a configuration is of."""
+    return next(ranker for ranker in RANKERS.values() if ranker.config is type(config))
+
+
+def build(config: Any, spec: FeatureSpec, *, rngs: nnx.Rngs, bias_init: Sequence[float] = ()) -> nnx.Module:
+    """Build the model of a configuration, each task's logit starting at `bias_init`."""
+    return ranker_of(config).model(config, spec, rngs=rngs, bias_init=bias_init)
