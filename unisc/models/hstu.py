@@ -273,8 +273,8 @@ class HSTU(nnx.Module):
         if self.history is not None:
             tokens.append(self.history(concat_fields(lookup(rows, batch.history_ids)))[:, ::-1])
             mask = jnp.concatenate([mask, batch.history_mask[:, ::-1]], axis=1)
-        empty = jnp.zeros((num_requests, 0, self.config.dim))
-        return Prefix(jnp.concatenate([empty, *tokens], axis=1), mask, self.ages(batch))
+        empty = jnp.zeros((num_requests, 0, self.config.dim), rows.dtype)
+        return Prefix(jnp.concatenate([empty, *tokens], axis=1), mask, self.ages(batch).astype(rows.dtype))
 
     def ages(self, batch: Batch) -> Float[Array, "R S A"]:
         """Return the one-hot age ids of the events, the oldest first; all zero for an id that is not of the age's table."""
@@ -322,7 +322,7 @@ def unit_flops(config: HSTUConfig, length: int) -> tuple[int, int]:
 
 
 def flops_per_example(config: HSTUConfig, spec: FeatureSpec) -> FlopCount:
-    """Count forward FLOPs a candidate and a request in closed form; empty slots of lists cost as candidates do."""
+    """Count forward FLOPs a candidate and a request in closed form; attention costs as much in the empty slots of lists."""
     shape, dim, hidden = Shape.of(config, spec), config.dim, config.token_multiplier * config.dim
     width = candidate_width(config, spec)
     candidate = mlp_flops(width, hidden, dim) if width else 0
