@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from unisc.data.features import Batch, FeatureSpec, Group
 from unisc.dims import Rows
+from unisc.errors import InputError
 from unisc.nn.embedding import concat_fields, lookup
 
 
@@ -73,3 +74,24 @@ def shared_fields(spec: FeatureSpec) -> SharedFields:
         if candidate.table == history.table
     ]
     return SharedFields(candidate=tuple(i for i, _ in pairs), history=tuple(j for _, j in pairs))
+
+
+def flat_widths(spec: FeatureSpec, embed_dim: int) -> tuple[int, int]:
+    """Return the widths of all of a request's own features and all of a candidate's; the history is not among them.
+
+    Raises:
+      InputError: there is no feature at all.
+    """
+    request = embed_dim * len(spec.at("request")) + len(spec.numeric_at("request"))
+    candidate = embed_dim * len(spec.at("candidate")) + len(spec.numeric_at("candidate"))
+    if not request + candidate + len(spec.at("history")):
+        raise InputError("features: none in the data; give at least one field or numeric")
+    return request, candidate
+
+
+def flat_inputs(rows: Rows, batch: Batch) -> GroupInputs:
+    """Lay all features of a request, and all of a candidate, end to end: embeddings in column order, then numerics."""
+    return GroupInputs(
+        request=jnp.concatenate([concat_fields(lookup(rows, batch.request_ids)), batch.request_numeric], axis=-1),
+        candidate=jnp.concatenate([concat_fields(lookup(rows, batch.candidate_ids)), batch.candidate_numeric], axis=-1),
+    )

@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation, without a learned gain: the linear map that follows each use could absorb it."""
+"""Normalisation without a learned gain or bias: the linear map that follows each use could absorb them."""
 
 import jax
 import jax.numpy as jnp
@@ -8,3 +8,9 @@ from jaxtyping import Array, Float
 def rms_norm(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
     """Scale the last axis to unit mean square; a zero vector stays zero."""
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+
+
+def layer_norm(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """Shift and scale the last axis to zero mean and unit variance (arXiv 1607.06450), without gain or bias."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)

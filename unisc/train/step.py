@@ -69,15 +69,24 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
 
         def loss_fn(dense: Any, rows: Float[Array, "U E"], rest: Any, part: Batch) -> tuple[Array, tuple[RankingLoss, Any]]:
             model = nnx.merge(graphdef, nnx.State(dense), nnx.State(rest))
-            loss = ranking_loss(model(rows, part), part.labels, part.weights, task_weights=task_weights)
+            loss_of = functools.partial(ranking_loss, labels=part.labels, weights=part.weights, task_weights=task_weights)
+            # A model with terms of its own (a routing penalty, shallow logits) gives them beside its logits. They are trained
+            # on but not reported: the loss of a step compares over models.
+            if hasattr(model, "with_penalty"):
+                logits, penalty = model.with_penalty(rows, part, lambda x: loss_of(x).mean)
+            else:
+                logits, penalty = model(rows, part), 0.0
+            loss = loss_of(logits)
+            share = jnp.sum(loss.weight_sum) * scale  # of the whole batch's weight
             _, _, rest = nnx.split(model, nnx.Param, ...)
-            return jnp.sum(loss.loss_sum) * scale, (loss, nnx.to_pure_dict(rest))
+            return (loss.mean + penalty) * share, (loss, nnx.to_pure_dict(rest))
 
         def add_part(so_far: Any, part: Batch) -> tuple[Any, None]:
             total, rest = so_far
             part = part._replace(**{name: getattr(batch, name) for name in BY_ROW})
             slope = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-            (mean, (loss, rest)), (dense_grads, row_grads) = slope(state.dense, rows, rest, part)
+            (_, (loss, rest)), (dense_grads, row_grads) = slope(state.dense, rows, rest, part)
+            mean = jnp.sum(loss.loss_sum) * scale
             found = (mean, loss.loss_sum, loss.weight_sum, dense_grads, row_grads)
             return (jax.tree.map(jnp.add, total, found), rest), None
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unisc.config import Runtime, to_json
+from unisc.cpu import keep_memory
 from unisc.errors import InputError
 from unisc.sweep import worker as work
 from unisc.sweep.files import make_folder
@@ -116,14 +116,7 @@ def environment(sweep_dir: Path, num_threads: int) -> dict[str, str]:
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    if platform.libc_ver()[0] == "glibc":
-        wanted |= {
-            "MALLOC_ARENA_MAX": "1",
-            "MALLOC_MMAP_THRESHOLD_": "17179869184",
-            "MALLOC_TRIM_THRESHOLD_": "34359738368",
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        }
-    return {**wanted, **os.environ}
+    return {**wanted, **keep_memory(), **os.environ}
 
 
 @dataclass(slots=True)

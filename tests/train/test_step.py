@@ -1,0 +1,87 @@
+"""A model may train on terms of its own beside the loss of its logits; others are trained as before."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from unisc.data.pipeline import packed
+from unisc.models.rankmixer import L1_START, RankMixer, RankMixerConfig
+from unisc.train import state as train_state
+from unisc.train.loop import batch_shape, train, train_mesh
+from unisc.train.step import Hyper, make_train_step, parts_of
+
+RATE = 0.01
+
+
+@pytest.fixture
+def one_step(train_columns, config):
+    """Make one step of a model without the optimiser's averages showing: returns (state before, state after, metrics)."""
+
+    def run(model, purchase_weight=0.5):
+        shape = batch_shape(train_columns, config)
+        batch = parts_of(packed(train_columns, shape, seed=0, num_epochs=1, position_dropout=0.0)[0], 1)
+        state = train_state.create(
+            model,
+            num_rows=train_columns.spec.num_rows,
+            embed_dim=4,
+            seed=0,
+            table_init_std=0.1,
+            table_optimizer="adagrad",
+            clip_norm=1e9,
+        )
+        before = jax.tree.map(jnp.copy, state)
+        hyper = np.asarray(Hyper(RATE, RATE, 0.0, purchase_weight), np.float32)
+        after, metrics = make_train_step(nnx.graphdef(model), 1e9, train_mesh(1))(state, batch, hyper)
+        return before, after, metrics
+
+    return run
+
+
+def with_penalty(model, penalty):
+    """Give a model of the tests a term of its own and a count of its steps."""
+
+    class Penalised(type(model)):
+        def with_penalty(self, rows, batch, loss_of):
+            self.calls[...] = self.calls[...] + 1
+            logits = self(rows, batch)
+            return logits, penalty(self, logits, loss_of)
+
+    model.__class__ = Penalised
+    model.calls = nnx.Variable(jnp.zeros((), jnp.int32))
+    return model
+
+
+def test_a_penalty_is_trained_on_and_not_reported(make_model, one_step):
+    _, _, plain = one_step(make_model())
+    _, _, same = one_step(with_penalty(make_model(), lambda model, logits, loss_of: 0.0))
+    before, after, pressed = one_step(with_penalty(make_model(), lambda model, logits, loss_of: 1e6 * model.out.bias.sum()))
+    assert plain.loss == same.loss == pressed.loss and plain.grad_norm == same.grad_norm
+    assert pressed.grad_norm == pytest.approx(1e6 * np.sqrt(2), rel=1e-3)
+    # The penalty outweighs the loss, so Adam's first step lowers each bias by the rate.
+    np.testing.assert_allclose(after.dense["out"]["bias"], before.dense["out"]["bias"] - RATE, rtol=1e-3)
+
+
+def test_variables_that_a_penalty_changes_go_on_with_the_state(make_model, one_step):
+    before, after, _ = one_step(with_penalty(make_model(), lambda model, logits, loss_of: 0.0))
+    assert int(before.rest["calls"]) == 0 and int(after.rest["calls"]) == 1
+
+
+def test_further_logits_are_held_to_the_same_weights_and_labels(make_model, one_step):
+    """The logits' own loss, added once more, doubles the gradient; the weights of the tasks are in it."""
+    for purchase_weight in (0.5, 0.0):
+        _, _, plain = one_step(make_model(), purchase_weight)
+        twice = with_penalty(make_model(), lambda model, logits, loss_of: loss_of(logits))
+        assert one_step(twice, purchase_weight)[2].grad_norm == pytest.approx(2 * float(plain.grad_norm), rel=1e-5)
+
+
+def test_routed_experts_train_and_their_penalty_finds_its_strength(train_columns, config):
+    model_config = RankMixerConfig(embed_dim=4, num_tokens=4, dim=8, ffn_dim=16, num_experts=4, active_experts=1)
+    model = RankMixer(model_config, train_columns.spec, rngs=nnx.Rngs(0))
+    result = train(model, train_columns, dataclasses.replace(config, num_epochs=4), embed_dim=4)
+    # Half of the gates start open, a quarter are wanted: the strength rises from its start.
+    assert float(result.state.rest["l1"]) > 2 * L1_START
+    assert np.isfinite(result.loss)
