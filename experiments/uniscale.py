@@ -93,7 +93,7 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     # The evaluation: search requests of the test day, as shown and in full; the oracle's floor where there is an oracle.
     evaluating = time.perf_counter()
     oracle = load_oracle(root / "logs", test_columns)
-    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle)
+    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
     params = module.num_params(config.model, train_columns.spec)

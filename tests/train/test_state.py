@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from unisc.train import state as train_state
-from unisc.train.state import ADAM_B1, ADAM_B2, ADAM_EPS, read_rows, update_rows
+from unisc.train.optimizers import ADAM_B1, ADAM_B2, ADAM_EPS
+from unisc.train.state import read_rows, update_rows
 
 NUM_ROWS, DIM = 7, 3
 

@@ -1,19 +1,26 @@
 """Hashed tables through the real step, against gradients of the whole table; and what a store of bfloat16 keeps."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from unisc.data.features import Table
 from unisc.data.hashing import HashConfig, RowMap
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import PackedRequests
+from unisc.errors import InputError
 from unisc.mesh import make_mesh
 from unisc.nn.tables import compose, to_store
 from unisc.objectives.ranking import ranking_loss
 from unisc.train import state as train_state
-from unisc.train.state import ADAM_B1, ADAM_B2, ADAM_EPS, read_rows, update_rows
+from unisc.train.evaluate import EvalConfig, score
+from unisc.train.loop import train
+from unisc.train.optimizers import ADAM_B1, ADAM_B2, ADAM_EPS
+from unisc.train.state import ROW_MULTIPLE, read_rows, update_rows
 from unisc.train.step import Hyper, make_eval_step, make_train_step, parts_of
 
 EMBED_DIM, RATE = 4, 0.05
@@ -146,3 +153,47 @@ def columns(train_columns):
 @pytest.fixture(scope="module")
 def shape(columns):
     return BatchShape.of(columns.spec, candidates=64, mean_list_len=columns.num_examples / columns.num_requests)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hash_rows": 16},
+        {"hash_rows": 16, "collision": "double", "num_parts": 4},
+        {"hash_rows": 20, "collision": "quotient_remainder", "table_dtype": "bfloat16"},
+        {"optimizer": "muon"},
+        {"optimizer": "rmsprop_v2", "table_dtype": "bfloat16", "table_optimizer": "adam"},
+    ],
+)
+def test_a_run_with_these_options_learns_and_is_scored_with_its_own_rows(options, make_model, config, columns, test_columns):
+    config = dataclasses.replace(config, **options)
+    trained = train(make_model(), columns, config, embed_dim=EMBED_DIM)
+    stored = trained.row_map.spec.num_rows
+    assert stored <= trained.state.table.shape[0] < stored + ROW_MULTIPLE
+    assert (stored < columns.spec.num_rows) == ("hash_rows" in options)
+    scores = score(trained.model, trained.state, test_columns, EvalConfig(), row_map=trained.row_map)
+    assert np.isfinite(scores.exposed[test_columns.exposed]).all()
+    assert trained.loss < 0.9
+
+
+def test_scoring_without_the_rows_of_training_is_one_clear_error(make_model, config, columns, test_columns):
+    wide = dataclasses.replace(
+        columns, spec=dataclasses.replace(columns.spec, tables=(*columns.spec.tables, Table(name="z", num_rows=999)))
+    )
+    trained = train(make_model(), wide, dataclasses.replace(config, num_epochs=1), embed_dim=EMBED_DIM)
+    with pytest.raises(InputError, match="rows: give the row_map that it was trained with"):
+        score(trained.model, trained.state, test_columns, EvalConfig())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "sgd"}, "optimizer 'sgd': unknown; give one of adam, muon"),
+        ({"table_dtype": "int8"}, "table_dtype 'int8': unknown; give one of float32, bfloat16"),
+        ({"hash_rows": 1}, "hash_rows 1: give 0"),
+        ({"collision": "x"}, "collision 'x': unknown"),
+    ],
+)
+def test_bad_options_of_a_run(config, options, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(config, **options)

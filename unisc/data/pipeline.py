@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
 from unisc.data.features import Batch
+from unisc.data.hashing import RowMap
 from unisc.data.pack import BatchShape, Packer, Views, batch_bounds, num_batches, plan
 from unisc.data.stream import PackedBlocks
 
@@ -86,12 +87,18 @@ def packed(
     return PackedBlocks(data, shape, seed=seed, num_epochs=num_epochs, position_dropout=position_dropout)
 
 
-def iterate(source: PackedRequests | PackedViews | PackedBlocks, *, num_threads: int = 0) -> BatchIterator:
+def iterate(
+    source: PackedRequests | PackedViews | PackedBlocks, *, num_threads: int = 0, row_map: RowMap | None = None
+) -> BatchIterator:
     """Iterate over a source's batches in order; `get_state` and `set_state` save and restore the place.
+
+    `row_map` rewrites each batch for a store of fewer rows.
 
     No reader threads by default: packing runs while the device computes, and on one core a thread only adds switches.
     """
     dataset = MapDataset.source(source)
+    if row_map is not None:
+        dataset = dataset.map(row_map)
     return iter(dataset.to_iter_dataset(ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)))
 
 

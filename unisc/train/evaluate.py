@@ -15,11 +15,12 @@ from jaxtyping import Float, Int64
 
 from unisc import metrics
 from unisc.data.columns import Columns
+from unisc.data.hashing import HashConfig, RowMap
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import PackedViews, full_lists, interleave, iterate, shown_lists
 from unisc.errors import InputError
 from unisc.train.oracle import Oracle
-from unisc.train.state import TrainState
+from unisc.train.state import ROW_MULTIPLE, TrainState
 from unisc.train.step import compiled, make_eval_step
 
 TOP = 5
@@ -76,8 +77,14 @@ def _mean_list_len(columns: Columns, config: EvalConfig) -> float:
     return float(lengths.mean()) if len(lengths) else 1.0
 
 
-def score(model: nnx.Module, state: TrainState, columns: Columns, config: EvalConfig) -> Scores:
-    """Score shown lists at their true positions, and full lists with no position given."""
+def score(
+    model: nnx.Module, state: TrainState, columns: Columns, config: EvalConfig, *, row_map: RowMap | None = None
+) -> Scores:
+    """Score shown lists at their true positions, and full lists with no position given; `row_map` is that of the training."""
+    row_map = row_map or RowMap(columns.spec, HashConfig())
+    if not 0 <= state.table.shape[0] - row_map.spec.num_rows < ROW_MULTIPLE:
+        rows = f"{state.table.shape[0]} for features of {row_map.spec.num_rows}"
+        raise InputError(f"table of {rows} rows: give the row_map that it was trained with")
     model.eval()
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     dense, others = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
@@ -86,7 +93,7 @@ def score(model: nnx.Module, state: TrainState, columns: Columns, config: EvalCo
     out = {hidden: np.full(len(columns.item_id), np.nan, np.float32) for hidden in (False, True)}
     if not len(source):
         raise InputError(f"{SPLIT} without candidates: give more days or requests")
-    step = compiled(make_eval_step(graphdef), dense, others, state.table, source[0])
+    step = compiled(make_eval_step(graphdef), dense, others, state.table, row_map(source[0]))
 
     def store(index: int, logits: jax.Array) -> None:
         rows, hidden = source.rows(index), source.hidden(index)
@@ -94,7 +101,7 @@ def score(model: nnx.Module, state: TrainState, columns: Columns, config: EvalCo
         out[False][rows[~hidden]], out[True][rows[hidden]] = values[~hidden], values[hidden]
 
     pending = None
-    for index, batch in enumerate(iterate(source)):
+    for index, batch in enumerate(iterate(source, row_map=row_map)):
         logits = step(dense, others, state.table, batch)
         if pending is not None:  # read one batch late: packing and computing overlap
             store(*pending)
@@ -105,14 +112,20 @@ def score(model: nnx.Module, state: TrainState, columns: Columns, config: EvalCo
 
 
 def evaluate(
-    model: nnx.Module, state: TrainState, columns: Columns, config: EvalConfig, *, oracle: Oracle | None = None
+    model: nnx.Module,
+    state: TrainState,
+    columns: Columns,
+    config: EvalConfig,
+    *,
+    oracle: Oracle | None = None,
+    row_map: RowMap | None = None,
 ) -> Evaluation:
     """Score the test split and compute every metric of the contract.
 
     Raises:
       InputError: the test day has no exposed candidate, no click or nothing but clicks.
     """
-    return evaluate_scores(score(model, state, columns, config), columns, oracle=oracle)
+    return evaluate_scores(score(model, state, columns, config, row_map=row_map), columns, oracle=oracle)
 
 
 def evaluate_scores(scores: Scores, columns: Columns, *, oracle: Oracle | None = None) -> Evaluation:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
 from unisc.data.features import Batch
+from unisc.data.hashing import Collision, HashConfig, RowMap
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import iterate, packed
 from unisc.errors import InputError
@@ -25,7 +26,8 @@ from unisc.mesh import make_mesh
 from unisc.train import state as train_state
 from unisc.train.checkpoint import Checkpoints, Counts, Saved
 from unisc.train.logger import MetricsLogger
-from unisc.train.state import TableOptimizer, TrainState, layout
+from unisc.train.optimizers import DENSE_OPTIMIZERS, DenseOptimizer
+from unisc.train.state import TableOptimizer, TableType, TrainState, layout
 from unisc.train.step import Hyper, StepMetrics, compiled, make_train_step, parts_of
 
 
@@ -49,7 +51,11 @@ class TrainConfig:
     warmup_frac: float = 0.05
     final_frac: float = 0.0
     decay: Literal["cosine", "linear", "constant"] = "cosine"
+    optimizer: DenseOptimizer = "adam"
     table_optimizer: TableOptimizer = "adagrad"
+    table_dtype: TableType = "float32"
+    hash_rows: int = 0
+    collision: Collision = "share"
     table_init_std: float = 0.05
     clip_norm: float = 1.0
     position_dropout: float = 0.1
@@ -57,6 +63,10 @@ class TrainConfig:
     list_len: int = 0
 
     def __post_init__(self) -> None:
+        HashConfig(hash_rows=self.hash_rows, collision=self.collision)
+        for name, known in (("optimizer", DENSE_OPTIMIZERS), ("table_dtype", ("float32", "bfloat16"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r}: unknown; give one of {', '.join(known)}")
         for name in ("warmup_frac", "final_frac", "position_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: give a number from 0 to 1")
@@ -109,6 +119,7 @@ class TrainResult:
     num_steps: int
     compile_secs: float
     loss: float
+    row_map: RowMap
 
 
 class DivergedError(RuntimeError):
@@ -148,26 +159,30 @@ def train(
     mesh = train_mesh(shape.parts)
     graphdef = nnx.graphdef(model)
     source = packed(columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout)
+    row_map = RowMap(columns.spec, HashConfig(hash_rows=config.hash_rows, collision=config.collision))
     num_steps = len(source)
     state = train_state.create(
         model,
-        num_rows=columns.spec.num_rows,
+        num_rows=row_map.spec.num_rows,
         embed_dim=embed_dim,
         seed=config.seed,
         table_init_std=config.table_init_std,
         table_optimizer=config.table_optimizer,
         clip_norm=config.clip_norm,
+        optimizer=config.optimizer,
+        table_dtype=config.table_dtype,
     )
 
     # 1. Compile before the clock starts, on shapes alone.
     began = time.perf_counter()
     state = jax.device_put(state, layout(mesh))
-    first = parts_of(source[0], shape.parts)
-    step = compiled(make_train_step(graphdef, config.clip_norm, mesh), state, first, np.zeros(len(Hyper._fields), np.float32))
+    first = parts_of(row_map(source[0]), shape.parts)
+    train_step = make_train_step(graphdef, config.clip_norm, mesh, config.optimizer)
+    step = compiled(train_step, state, first, np.zeros(len(Hyper._fields), np.float32))
     compile_secs = time.perf_counter() - began
 
     # 2. Take up the last checkpoint: state, place in the data, counters and clock together.
-    batches, counts, loss, checkpoints = iterate(source), Counts(), math.nan, None
+    batches, counts, loss, checkpoints = iterate(source, row_map=row_map), Counts(), math.nan, None
     if runtime.directory is not None and runtime.checkpoint_every_steps:
         identity = _identity(config, columns, shape, state)
         checkpoints = Checkpoints(runtime.directory / "checkpoint", identity=identity)
@@ -218,7 +233,14 @@ def train(
     state = jax.device_put(state, jax.devices()[0])  # scoring runs on one device
     trained = nnx.merge(graphdef, nnx.State(state.dense), nnx.State(state.rest))
     return TrainResult(
-        model=trained, state=state, shape=shape, counts=counts, num_steps=num_steps, compile_secs=compile_secs, loss=loss
+        model=trained,
+        state=state,
+        shape=shape,
+        counts=counts,
+        num_steps=num_steps,
+        compile_secs=compile_secs,
+        loss=loss,
+        row_map=row_map,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a step changes: dense parameters with Adam, and one fused embedding table with an optimiser that is sparse by rows."""
+"""What a step changes: dense parameters, and one fused embedding table with an optimiser that is sparse by rows."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -12,13 +12,11 @@ from jaxtyping import Array, Float, Int
 
 from unisc.mesh import sharding
 from unisc.nn.tables import to_store
+from unisc.train.optimizers import ADAGRAD_EPS, ADAM_B1, ADAM_B2, ADAM_EPS, DenseOptimizer, dense_optimizer
 
 TableOptimizer = Literal["adagrad", "adam"]
 TableType = Literal["float32", "bfloat16"]
 
-ADAM_B1, ADAM_B2, ADAM_EPS = 0.9, 0.99, 1e-8
-"""b2 below the usual .999: a short run's second moments must settle within some hundred steps."""
-ADAGRAD_EPS = 1e-10
 TABLE_STREAM = 1
 ROW_MULTIPLE = 64
 """Rows of a table are padded to a multiple of this, and it of the number of devices a table can be spread over."""
@@ -28,7 +26,7 @@ class TrainState(NamedTuple):
     """Everything a step reads and writes; plain containers, since their flattening is on every step's path.
 
     `dense` are the model's parameters and `rest` its other variables (dropout keys, say) as nested dictionaries, `moments` the
-    state of Adam on the former. `table` is (rows, E); `table_moments` are per row: (rows,) sums for Adagrad; m, v and touches
+    state of its optimiser. `table` is (rows, E); `table_moments` are per row: (rows,) sums for Adagrad; m, v and touches
     for Adam.
     """
 
@@ -40,11 +38,6 @@ class TrainState(NamedTuple):
     table_moments: dict[str, Array]
 
 
-def dense_optimizer(clip_norm: float) -> optax.GradientTransformation:
-    """Return clipping and Adam without a rate: the step scales by one given as an argument, so that none is compiled in."""
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.scale_by_adam(b1=ADAM_B1, b2=ADAM_B2, eps=ADAM_EPS))
-
-
 def create(
     model: nnx.Module,
     *,
@@ -54,6 +47,7 @@ def create(
     table_init_std: float,
     table_optimizer: TableOptimizer,
     clip_norm: float,
+    optimizer: DenseOptimizer = "adam",
     table_dtype: TableType = "float32",
 ) -> TrainState:
     """Start a run from a model's initial parameters and a table drawn by `seed`, normal with deviation `table_init_std`.
@@ -72,7 +66,7 @@ def create(
         step=jnp.asarray(np.int32(0)),
         dense=dense,
         rest=jax.tree.map(jnp.copy, nnx.to_pure_dict(rest)),
-        moments=dense_optimizer(clip_norm).init(dense),
+        moments=dense_optimizer(optimizer, clip_norm=clip_norm).init(dense),
         table=jnp.array(np.float32(table_init_std) * draws, table_dtype),
         table_moments={name: jnp.array(zeros) for name, zeros in moments.items()},
     )

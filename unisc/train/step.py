@@ -19,7 +19,8 @@ from unisc.data.features import BY_ROW, Batch
 from unisc.mesh import DATA, MODEL, sharding
 from unisc.nn.tables import compose
 from unisc.objectives.ranking import RankingLoss, ranking_loss
-from unisc.train.state import TrainState, dense_optimizer, layout, read_rows, update_rows
+from unisc.train.optimizers import DenseOptimizer, dense_optimizer, is_decayed
+from unisc.train.state import TrainState, layout, read_rows, update_rows
 
 AXES = (DATA, MODEL)
 """Every device takes a share of the batch and of the table's rows."""
@@ -47,7 +48,7 @@ EvalStep = Callable[[dict[Any, Any], dict[Any, Any], Float[Array, "V E"], Batch]
 
 
 @functools.lru_cache(maxsize=32)
-def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> TrainStep:
+def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh, optimizer_name: DenseOptimizer = "adam") -> TrainStep:
     """Return the jitted step `(state, parts, hyper) -> (state, metrics)`, which takes the state's buffers over.
 
     `parts` is a batch cut by `parts_of`: each device works on its share of the parts, one after the other, and adds the
@@ -55,7 +56,7 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
     the number of parts and devices. Cached, so that a process that trains one structure many times compiles it once for each
     batch shape.
     """
-    optimizer = dense_optimizer(clip_norm)
+    optimizer = dense_optimizer(optimizer_name, clip_norm=clip_norm)
 
     def on_device(state: TrainState, batch: Batch, hyper: Float[Array, "4"]) -> tuple[TrainState, StepMetrics]:
         rate, table_rate, decay, purchase_weight = hyper
@@ -103,7 +104,7 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh) -> Tra
 
         updates, moments = optimizer.update(dense_grads, state.moments)
         dense = jax.tree.map(
-            lambda p, u: p - rate * (u + (decay * p if p.ndim > 1 else 0.0)),  # biases and gains are not decayed
+            lambda p, u: p - rate * (u + (decay * p if is_decayed(p) else 0.0)),  # biases and gains are not decayed
             state.dense,
             updates,
         )
