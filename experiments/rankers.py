@@ -24,7 +24,6 @@ from unisc.models import zoo
 from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
 from unisc.train.loop import TrainConfig
-from unisc.train.oracle import load_oracle
 
 VERSION = 1
 """Raised by hand whenever the same configuration would give other numbers."""
@@ -76,7 +75,7 @@ def default(samples: Path, *, model: str = "hhsft", size: str = "m", seed: int =
 
 
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
-    """Train one ranker and score it on the test day; return metrics, counts and timing. `runtime.data_dir` holds the samples."""
+    """Train one ranker on the samples in `runtime.data_dir` and score it on the test day; return metrics, counts, timing."""
     began = time.perf_counter()
     samples = Path(runtime.data_dir)
     found = manifest.read(samples, kind="samples")["fingerprint"]
@@ -106,9 +105,8 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
         ),
     )
 
-    # The evaluation: requests of the test day, as shown and in full; the oracle's floor where there is an oracle beside.
-    oracle = load_oracle(samples.parent / "logs", test_columns)
-    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle)
+    # The evaluation: requests of the test day, as shown and in full.
+    result = evaluate(trained.model, trained.state, test_columns, config.evaluate)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
     params = ranker.num_params(config.model, train_columns.spec)

@@ -12,7 +12,8 @@ from flax import nnx
 
 from unisc.data.features import FeatureSpec
 from unisc.errors import InputError
-from unisc.models import dcn, din, dlrm, hhsft, hiformer, hstu, onetrans, rankmixer, tokenmixer_large, transformer, wukong
+from unisc.models import dcn, din, dlrm, hhsft, hiformer, hstu, onetrans, rankmixer, transformer, wukong
+from unisc.models import tokenmixer_large as large
 from unisc.models.counts import FlopCount, ParamCount
 from unisc.models.ladder import dlrm_ladder, hhsft_ladder
 
@@ -25,7 +26,7 @@ RankerConfig = (
     | hstu.HSTUConfig
     | onetrans.OneTransConfig
     | rankmixer.RankMixerConfig
-    | tokenmixer_large.TokenMixerLargeConfig
+    | large.TokenMixerLargeConfig
     | transformer.TransformerConfig
     | wukong.WukongConfig
 )
@@ -49,26 +50,20 @@ RANKERS: Mapping[str, Ranker] = MappingProxyType(
             model=model,
             num_params=module.num_params,
             flops_per_example=module.flops_per_example,
-            ladder=getattr(module, "ladder", None) or ladder,
+            ladder=ladder,
         )
         for name, module, config, model, ladder in (
-            ("dcn", dcn, dcn.DCNConfig, dcn.DCN, None),
-            ("din", din, din.DINConfig, din.DIN, None),
+            ("dcn", dcn, dcn.DCNConfig, dcn.DCN, dcn.ladder),
+            ("din", din, din.DINConfig, din.DIN, din.ladder),
             ("dlrm", dlrm, dlrm.DLRMConfig, dlrm.DLRM, dlrm_ladder),
             ("hhsft", hhsft, hhsft.HHSFTConfig, hhsft.HHSFT, hhsft_ladder),
-            ("hiformer", hiformer, hiformer.HiFormerConfig, hiformer.HiFormer, None),
-            ("hstu", hstu, hstu.HSTUConfig, hstu.HSTU, None),
-            ("onetrans", onetrans, onetrans.OneTransConfig, onetrans.OneTrans, None),
-            ("rankmixer", rankmixer, rankmixer.RankMixerConfig, rankmixer.RankMixer, None),
-            (
-                "tokenmixer_large",
-                tokenmixer_large,
-                tokenmixer_large.TokenMixerLargeConfig,
-                tokenmixer_large.TokenMixerLarge,
-                None,
-            ),
-            ("transformer", transformer, transformer.TransformerConfig, transformer.Transformer, None),
-            ("wukong", wukong, wukong.WukongConfig, wukong.Wukong, None),
+            ("hiformer", hiformer, hiformer.HiFormerConfig, hiformer.HiFormer, hiformer.ladder),
+            ("hstu", hstu, hstu.HSTUConfig, hstu.HSTU, hstu.ladder),
+            ("onetrans", onetrans, onetrans.OneTransConfig, onetrans.OneTrans, onetrans.ladder),
+            ("rankmixer", rankmixer, rankmixer.RankMixerConfig, rankmixer.RankMixer, rankmixer.ladder),
+            ("tokenmixer_large", large, large.TokenMixerLargeConfig, large.TokenMixerLarge, large.ladder),
+            ("transformer", transformer, transformer.TransformerConfig, transformer.Transformer, transformer.ladder),
+            ("wukong", wukong, wukong.WukongConfig, wukong.Wukong, wukong.ladder),
         )
     }
 )

@@ -100,6 +100,8 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh, optimi
         else:
             (total, rest), _ = jax.lax.scan(add_part, (nothing, state.rest), parts)
         mean, loss_sum, weight_sum, dense_grads, row_grads = jax.lax.psum(total, AXES)
+        # What a model measures as it goes, each device has measured on its own parts; counts have moved alike on all.
+        rest = jax.tree.map(lambda x: jax.lax.pmean(x, AXES) if jnp.issubdtype(x.dtype, jnp.floating) else x, rest)
         (row_grads,) = decompose(row_grads)
 
         updates, moments = optimizer.update(dense_grads, state.moments)

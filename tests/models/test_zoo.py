@@ -1,0 +1,33 @@
+"""Every ranker can be named, sized, built, counted and trained by one line."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from unisc.errors import InputError
+from unisc.models import zoo
+
+
+@pytest.mark.parametrize("name", zoo.RANKERS)
+def test_every_ranker_scores_and_is_counted(make_spec, make_batch, make_rows, name):
+    spec = make_spec()
+    batch = make_batch(spec, list_len=14)
+    config = zoo.config_of(name, "xs", embed_dim=4)
+    assert zoo.ranker_of(config) is zoo.RANKERS[name]
+    model = zoo.build(config, spec, rngs=nnx.Rngs(0), bias_init=(-1.0, -2.0))
+    logits = jax.jit(lambda rows: model(rows, batch))(make_rows(batch))
+    assert logits.shape == (24, 2) and np.isfinite(logits).all()
+    np.testing.assert_allclose(logits.mean(axis=0), (-1.0, -2.0), atol=0.8)
+    params = zoo.RANKERS[name].num_params(config, spec)
+    assert params.dense == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert zoo.RANKERS[name].flops_per_example(config, spec).candidate > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [("hhsf", "m", "model 'hhsf': unknown; give one of dcn, din"), ("dlrm", "huge", "size 'huge': unknown for dlrm; give one")],
+)
+def test_an_unknown_name_is_one_line(name, size, message):
+    with pytest.raises(InputError, match=message):
+        zoo.config_of(name, size, embed_dim=4)
