@@ -108,10 +108,10 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
 
     # The evaluation: requests of the test day, as shown and in full; the oracle's floor where there is an oracle beside.
     oracle = load_oracle(samples.parent / "logs", test_columns)
-    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle)
+    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
-    params = ranker.num_params(config.model, train_columns.spec)
+    params = ranker.num_params(config.model, trained.row_map.spec)
     counts = trained.counts
     return {
         "metrics": {**result.metrics, "train/loss": trained.loss},
