@@ -106,10 +106,10 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     )
 
     # The evaluation: requests of the test day, as shown and in full.
-    result = evaluate(trained.model, trained.state, test_columns, config.evaluate)
+    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
-    params = ranker.num_params(config.model, train_columns.spec)
+    params = ranker.num_params(config.model, trained.row_map.spec)
     counts = trained.counts
     return {
         "metrics": {**result.metrics, "train/loss": trained.loss},

@@ -96,7 +96,7 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
-    params = module.num_params(config.model, train_columns.spec)
+    params = module.num_params(config.model, trained.row_map.spec)
     flops = module.flops_per_example(config.model, train_columns.spec)
     counts = trained.counts
     return {
