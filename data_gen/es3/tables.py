@@ -162,15 +162,15 @@ def intake(session: Session, header: Header, out: Path, *, buckets: int, max_qua
 
 
 def _try_files(session: Session, directory: Path) -> None:
-    """Read every value of the files that the engine reads. Raises InputError at the first file that it cannot."""
+    """Read every value of the files that the engine reads. Raises InputError at the first column that it cannot."""
     for schema in (*_FACTS, *_TRUTH):
         for file in sorted((directory / schema.name).glob("part-*.parquet")):
-            try:
-                table = session.read([file], schema.columns)
-                sizes = {f"size_{i}": table[name].cast("string").length().sum() for i, name in enumerate(table.columns)}
-                session.first(table.aggregate(**sizes))
-            except Exception as e:
-                raise InputError(f"{file}: cannot be read ({one_line(e)}); write it again") from e
+            for name in pq.read_schema(file).names:
+                try:
+                    table = session.read([file], schema.columns)
+                    session.first(table.aggregate(size=table[name].cast("string").length().sum()))
+                except Exception as e:
+                    raise InputError(f"{file}: column {name} cannot be read ({one_line(e)}); write it again") from e
 
 
 def _take_in(session: Session, header: Header, out: Path, *, buckets: int, max_quarantine: float) -> None:

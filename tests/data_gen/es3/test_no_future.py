@@ -317,8 +317,10 @@ def files(directory: Path) -> dict[str, bytes]:
 @few_or_many(3)
 def test_neither_the_order_of_rows_nor_their_files_matter(laboratory, n):
     @examples(n)
-    @given(seed=seeds, config=configs)
-    def check(seed, config):
+    @given(seed=seeds, relevance=st.sampled_from(RELEVANCE))
+    def check(seed, relevance):
+        windows = {"click_window": CLICK_WINDOW, "purchase_window": PURCHASE_WINDOW}
+        config = ES3Config(composition="searchified", relevance=relevance, **windows)
         rng = np.random.default_rng(seed)
         shop = laboratory.shop(seed)
         logs = shop.write(laboratory.root / f"logs-{laboratory.count}")
