@@ -249,6 +249,16 @@ def test_the_time_table_is_read_at_the_age_and_is_absent_without_one(make_spec, 
     assert Shape.of(CONFIG, make_spec(no_history=True)) == (3, 0, 0)
 
 
+def test_ages_are_found_where_embeddings_are_sums_of_rows(setting):
+    """There, ids name pairs of rows; the second of an age's pair is no row."""
+    spec, batch, rows = setting
+    dense, score = build(spec)
+    order = np.random.default_rng(0).permutation(50)
+    parts = np.stack([np.argsort(order), np.full(50, 50)], axis=1)
+    paired = batch._replace(unique_rows=batch.unique_rows[order], row_parts=jnp.asarray(parts, jnp.int32))
+    np.testing.assert_array_equal(score(dense, rows, paired), score(dense, rows, batch))
+
+
 def test_masked_events_are_not_read_and_the_order_of_others_is(setting):
     spec, batch, rows = setting
     dense, score = build(spec)

@@ -54,7 +54,8 @@ RUNGS = {"xxs": 8, "xs": 12, "s": 28, "m": 40, "l": 56, "xl": 80, "xxl": 128}
 class HSTUConfig:
     """Width and depth; `qk_dim` and `v_dim` are widths of one head.
 
-    `age_field` names the history field whose ids are 1 + floor(log2(age in seconds + 1)), 0 where unknown.
+    `age_field` names the history field whose ids are 1 + floor(log2(age in seconds + 1)), 0 where unknown. Its ids are read off
+    the batch's rows of the store, so a model of hashed tables needs the spec of the tables as stored (`RowMap.spec`).
     """
 
     embed_dim: int
@@ -282,7 +283,10 @@ class HSTU(nnx.Module):
             return jnp.zeros((batch.history_mask.shape[0], self.shape.history_len, 0))
         column = [field.name for field in self.spec.at("history")].index(self.config.age_field)
         first = self.spec.table_offsets()[self.spec.at("history")[column].table]
-        ids = batch.unique_rows[batch.history_ids[:, ::-1, column]] - first
+        rows = batch.unique_rows
+        if batch.row_parts is not None:  # of hashed tables; an age's is too small to be hashed, so its first part is its row
+            rows = rows.at[batch.row_parts[:, 0]].get(mode="fill", fill_value=-1)
+        ids = rows[batch.history_ids[:, ::-1, column]] - first
         return jax.nn.one_hot(ids, self.shape.num_ages, dtype=jnp.float32)
 
 
