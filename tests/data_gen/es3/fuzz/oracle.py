@@ -235,7 +235,7 @@ def check_samples(expected: Expected, splits: dict[str, dict[int, Row]], domains
                     assert c[name] == logged[name] or (logged[name] is None and math.isnan(c[name]))
                 assert 0 < c["probability"] <= 1
                 past = [e["ts"] for e in by_user[row["user_id"]] if e["ts"] < row["ts"] and e["item_id"] == item]
-                assert (c["touches"], c["touch_age"]) == (len(past), row["ts"] - max(past) if past else -1)
+                assert (c["touches"], c["touch_age"]) == (len(past), _age(row["ts"] - max(past)) if past else -1)
                 for kind in ("click", "purchase"):
                     here = [
                         e["ts"]
@@ -253,6 +253,11 @@ def check_samples(expected: Expected, splits: dict[str, dict[int, Row]], domains
     assert len(ids) == len(set(ids))
 
 
+def _age(seconds: int) -> int:
+    """Cut at the largest age that the samples can say."""
+    return min(seconds, 2**31 - 1)
+
+
 def _check_history(row: Row, events: list[Row], domains) -> None:
     past = [e for e in events if e["ts"] < row["ts"]]
     place = {k: i for i, k in enumerate(KINDS)}
@@ -262,7 +267,7 @@ def _check_history(row: Row, events: list[Row], domains) -> None:
             -1 if e["request_id"] is None else e["request_id"],
         )
     )  # fmt: skip
-    told = [(e["item_id"], place[e["kind"]], domains.index(e["domain"]), row["ts"] - e["ts"]) for e in reversed(past)]
+    told = [(e["item_id"], place[e["kind"]], domains.index(e["domain"]), _age(row["ts"] - e["ts"])) for e in reversed(past)]
     columns = (row[f"history_{n}"] for n in ("item_id", "kind", "domain", "age"))
     assert list(zip(*columns, strict=True)) == told[:20]
 
