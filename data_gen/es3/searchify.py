@@ -86,7 +86,8 @@ def _negatives(positives: ir.Table, lists: ir.Table, logs: Logs, shared: Shared,
     """
     columns = ("request_id", "positive", "item_id", *_AT)
     mine = positives.select("request_id", positive="item_id")
-    other = lists.filter(lists.click_ts.isnull()).select("request_id", "item_id", *_AT)
+    # Bought without a click that was logged: no negative either.
+    other = lists.filter(lists.click_ts.isnull() & lists.purchase_ts.isnull()).select("request_id", "item_id", *_AT)
     if config.negatives == "all":
         return mine.inner_join(other, "request_id").select(*columns)
     if config.negatives == "random":
