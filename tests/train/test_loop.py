@@ -78,6 +78,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(make_model, t
         train(make_model(), train_columns, wild, embed_dim=4)
 
 
+def test_a_feature_that_is_no_number_is_named_with_its_step(make_model, train_columns, config, tmp_path):
+    numeric = np.array(train_columns.candidate_numeric)
+    numeric[-1, 1] = np.nan
+    name = train_columns.spec.numeric_at("candidate")[1].name
+    spoiled = dataclasses.replace(train_columns, candidate_numeric=numeric)
+    with pytest.raises(InputError, match=rf"feature {name}: not a number in the batch of step \d+; correct the samples"):
+        train(make_model(), spoiled, config, embed_dim=4, runtime=Runtime(directory=tmp_path, checkpoint_every_steps=1))
+    assert list((tmp_path / "checkpoint").glob("[0-9]*")), "the last good checkpoint stays"
+
+
 def test_the_schedule_warms_up_and_falls(config):
     rates = [dataclasses.replace(config, warmup_frac=0.2, final_frac=0.1).rate_at(s, 10) for s in range(11)]
     assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
-from unisc.data.features import Batch
+from unisc.data.features import Batch, FeatureSpec
 from unisc.data.hashing import Collision, HashConfig, RowMap
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import iterate, packed
@@ -152,7 +152,8 @@ def train(
 
     Raises:
       DivergedError: the loss of a step is not finite; the message names the step.
-      InputError: the directory holds another run's checkpoint.
+      InputError: the directory holds another run's checkpoint, or a feature is not a number (named with the step); the last
+        checkpoint stays.
     """
     runtime = runtime or Runtime()
     shape = shape or batch_shape(columns, config)
@@ -209,14 +210,14 @@ def train(
             state, metrics = step(state, parts_of(batch, shape.parts), np.asarray(hyper, np.float32))
             _count(counts, batch)
             # 5. Only now read the step before: the device was busy meanwhile.
-            previous, pending = pending, _Pending(metrics, counts.num_steps, counts.num_examples, hyper.learning_rate)
+            previous, pending = pending, _Pending(metrics, counts.num_steps, counts.num_examples, hyper.learning_rate, batch)
             if previous is not None:
-                loss = previous.finite_loss()
+                loss = previous.finite_loss(columns.spec)
                 if previous.step % runtime.log_every_steps == 0:
                     log.write(previous.step, **previous.report(), **{"perf/train_secs": clock.read()})
             # 6. Checkpoint with the clock stopped; a broken state is never saved.
             if checkpoints is not None and counts.num_steps % runtime.checkpoint_every_steps == 0:
-                loss = pending.finite_loss()
+                loss = pending.finite_loss(columns.spec)
                 clock.stop()
                 checkpoints.save(Saved(state, counts, batches.get_state(), loss))
                 clock.start()
@@ -226,7 +227,7 @@ def train(
         jax.block_until_ready(state)
         clock.stop()
         if pending is not None:
-            loss = pending.finite_loss()
+            loss = pending.finite_loss(columns.spec)
             log.write(pending.step, **pending.report(), **{"perf/train_secs": counts.train_secs})
     if checkpoints is not None:
         checkpoints.close()
@@ -291,12 +292,19 @@ class _Pending(NamedTuple):
     step: int
     num_examples: int
     learning_rate: float
+    batch: Batch
 
-    def finite_loss(self) -> float:
+    def finite_loss(self, spec: FeatureSpec) -> float:
         loss = float(self.metrics.loss)
-        if not math.isfinite(loss):
-            raise DivergedError(f"loss is {loss} at step {self.step}: lower learning_rate or table_learning_rate")
-        return loss
+        if math.isfinite(loss):
+            return loss
+        for level, values in (("request", self.batch.request_numeric), ("candidate", self.batch.candidate_numeric)):
+            for field, column in zip(spec.numeric_at(level), np.asarray(values).T, strict=True):
+                if not np.isfinite(column).all():
+                    raise InputError(
+                        f"feature {field.name}: not a number in the batch of step {self.step}; correct the samples"
+                    )
+        raise DivergedError(f"loss is {loss} at step {self.step}: lower learning_rate or table_learning_rate")
 
     def report(self) -> dict[str, float]:
         return {

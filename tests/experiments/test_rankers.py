@@ -1,0 +1,62 @@
+"""`unisc train` takes any ranker from samples to a record, and names a mistake in one line."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CODE = "from unisc.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("tiny_samples", ROOT / "tests" / "data" / "tiny_samples.py")
+    assert spec is not None and spec.loader is not None
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    train, test = tiny.random_requests(200, seed=1), tiny.random_requests(80, seed=2, first_id=1000)
+    return tiny.write_samples(tmp_path_factory.mktemp("rankers") / "exposed", train=train, test=test)
+
+
+def unisc(*arguments):
+    command = [sys.executable, "-c", CODE, "train", *map(str, arguments)]
+    environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(("model", "devices"), [("dlrm", 1), ("transformer", 2)])
+def test_a_ranker_is_trained_scored_and_recorded(samples, tmp_path, model, devices):
+    options = ["--set", "train.batch_candidates=64", "--set", "train.list_len=8", "--set", "evaluate.list_len=8"]
+    done = unisc("experiments/rankers.py", "--samples", samples, "--out", tmp_path / "out", "--model", model, "--size", "xs",
+                 "--devices", devices, *options)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["devices"] == record["config"]["train"]["num_parts"] == devices
+    assert 0 < record["metrics"]["eval/exposed/auc_roc"] < 1
+    assert record["counts"]["num_params_dense"] > 0 and record["counts"]["num_examples"] > 0
+    assert "eval/exposed/auc_roc" in done.stdout
+    assert (tmp_path / "out" / "metrics.jsonl").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiments/rankers.py", "--model", "none"], "model 'none': unknown; give one of dcn"),
+        (["experiments/rankers.py", "--set", "train.rate=1"], "train.rate"),
+        (["experiments/rankers.py", "--set", "nonsense"], "--set nonsense: not understood"),
+        (["experiments/nothing.py"], "experiments/nothing.py: no such experiment"),
+        (["os.py"], "'os': not an allowed experiment module"),
+        (["experiments/rankers.py", "--devices", "0"], "--devices 0: must be at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line(samples, tmp_path, arguments, message):
+    done = unisc(
+        *arguments, "--samples", samples, "--out", tmp_path / "out", *(() if "--devices" in arguments else ("--devices", "1"))
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
