@@ -90,6 +90,14 @@ def _measure(root: Path, args: argparse.Namespace) -> None:
         x = np.log([sizes[m] for m in times])
         slopes = [np.polyfit(x, np.log([took[i] for took in times.values()]), 1)[0] for i in range(args.repeats)]
         print(f"slope     {statistics.median(slopes):.2f} of log time against log candidates, by round {np.round(slopes, 2)}")
+    if len(times) > 2:
+        # Starting the engine and compiling expressions cost the same whatever the size; beyond that the cost should be linear.
+        middle, size = np.array([statistics.median(took) for took in times.values()]), np.exp(x) / 1e6
+        weights = 1 / middle
+        a, b = np.linalg.lstsq(np.column_stack([np.ones_like(size), size]) * weights[:, None], middle * weights)[0]
+        rest = np.polyfit(x, np.log(middle - a), 1)[0]
+        off = np.max(np.abs(a + b * size - middle) / middle)
+        print(f"line      {a:.1f} s + {b:.2f} s a million, off by {off:.0%} at most; slope of the rest {rest:.2f}")
     _storage(root, logs[args.millions[0]], args)
 
 
