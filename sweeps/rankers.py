@@ -1,0 +1,79 @@
+"""The ranker zoo as a sweep: every architecture at some sizes and seeds on one set of samples, and a table of how they did.
+
+`python -m sweeps.rankers SAMPLES --out DIR --sizes s --seeds 0 1 2`; killed and typed again it continues. The table gives the
+mean over seeds with its 90 % t interval; it compares architectures at one rate each, so a difference is one of these settings.
+"""
+
+import argparse
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from scipy import stats
+
+from experiments import rankers
+from unisc.config import Runtime, override
+from unisc.data.columns import load
+from unisc.errors import run_command
+from unisc.models import zoo
+from unisc.sweep.launch.local import run_sweep
+from unisc.sweep.plan import Run
+
+METRICS = ("eval/exposed/auc_roc", "eval/exposed/gauc", "eval/exposed/mrr", "eval/exposed/log_loss_calibrated")
+
+
+def runs(samples: Path, *, models: Sequence[str], sizes: Sequence[str], seeds: Sequence[int], fraction: float) -> list[Run]:
+    """List the runs, largest first."""
+    spec = load(samples, "train", history_len=20).spec
+    planned = []
+    for model in models:
+        for size in sizes:
+            for seed in seeds:
+                config = rankers.default(samples, model=model, size=size, seed=seed)
+                config = override(config, {"data.fraction": fraction})
+                flops = zoo.RANKERS[model].flops_per_example(config.model, spec)
+                label = f"{model} {size} seed {seed}"
+                planned.append(Run.of(rankers, config, cost=float(flops.candidate), label=label, compile_key=f"{model} {size}"))
+    return sorted(planned, key=lambda run: -run.cost)
+
+
+def main() -> None:
+    """Run the sweep and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", type=Path, help="samples that `python -m data_gen.es3 build` made")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the sweep")
+    parser.add_argument("--models", nargs="+", default=list(zoo.RANKERS), choices=list(zoo.RANKERS))
+    parser.add_argument("--sizes", nargs="+", default=["s"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--fraction", type=float, default=1.0, help="share of the train requests")
+    parser.add_argument("--workers", type=int, help="one a core if not given")
+    args = parser.parse_args()
+    planned = runs(args.samples, models=args.models, sizes=args.sizes, seeds=args.seeds, fraction=args.fraction)
+    runtime = Runtime(data_dir=str(args.samples.absolute()), work_dir=str(args.out))
+    records = run_sweep(planned, args.out, runtime=runtime, workers=args.workers, title="rankers")
+    labels = {run.fingerprint: run.label.rsplit(" seed", 1)[0] for run in planned}
+    found = defaultdict(list)
+    for record in records:
+        if record["fingerprint"] in labels:
+            found[labels[record["fingerprint"]]].append(record)
+    print(
+        f"{'ranker':22} {'seeds':>5} {'parameters':>10} " + " ".join(f"{m.removeprefix('eval/exposed/'):>26}" for m in METRICS)
+    )
+    for label, of in found.items():
+        cells = [interval([r["metrics"][metric] for r in of]) for metric in METRICS]
+        dense = of[0]["counts"]["num_params_dense"]
+        print(f"{label:22} {len(of):5} {dense:10,} " + " ".join(f"{cell:>26}" for cell in cells))
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return the mean with its 90 % t interval over seeds."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.4f} (one seed)"
+    half = stats.t.ppf(0.95, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.4f} [{mean - half:.4f}, {mean + half:.4f}]"
+
+
+if __name__ == "__main__":
+    run_command("rankers", main)
