@@ -68,6 +68,7 @@ def train(
     seed: int = 0,
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     devices: int | None = None,
+    profile: bool = False,
 ) -> None:
     """Train one model of an experiment and score it; killed and typed again it continues.
 
@@ -80,6 +81,7 @@ def train(
         seed: of parameters, table and order.
         set: change of a field of the configuration, like train.learning_rate=0.001; may be given several times.
         devices: virtual devices on a CPU, one a core if not given; accelerators are all used.
+        profile: trace some steps into DIR/profile, for TensorBoard or Perfetto.
     """
     from unisc import cpu
     from unisc.config import Runtime, override, to_json
@@ -102,7 +104,7 @@ def train(
     # The devices share a batch out; a part of it is as large as a core's caches like.
     config = override(config, {"train.num_parts": jax.device_count(), **dict(map(_change, set))})
     out.mkdir(parents=True, exist_ok=True)
-    runtime = Runtime(data_dir=str(samples), work_dir=str(out), checkpoint_every_steps=200)
+    runtime = Runtime(data_dir=str(samples), work_dir=str(out), checkpoint_every_steps=200, profile=profile)
     found = module.run(config, runtime)
     record = {"config": json.loads(to_json(config)), "devices": jax.device_count(), **found}
     (out / "record.json").write_text(json.dumps(record, indent=1))

@@ -36,6 +36,7 @@ class Runtime:
     num_threads: int = 1
     log_every_steps: int = 100
     checkpoint_every_steps: int = 2000
+    profile: bool = False
 
     def report(self, frac_done: float) -> None:
         """Tell whoever watches how far the run is, 0 to 1. A sweep's worker listens; by default nobody does."""

@@ -1,6 +1,7 @@
 """Every ranker can be named, sized, built, counted and trained by one line."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -22,6 +23,20 @@ def test_every_ranker_scores_and_is_counted(make_spec, make_batch, make_rows, na
     params = zoo.RANKERS[name].num_params(config, spec)
     assert params.dense == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert zoo.RANKERS[name].flops_per_example(config, spec).candidate > 0
+
+
+@pytest.mark.parametrize("name", zoo.RANKERS)
+def test_every_ranker_runs_in_bfloat16(make_spec, make_batch, make_rows, name):
+    batch = make_batch(make_spec(), list_len=14)
+    rows = make_rows(batch)
+    graphdef, state = nnx.split(zoo.build(zoo.config_of(name, "xs", embed_dim=4), make_spec(), rngs=nnx.Rngs(0)))
+
+    def narrow(x):
+        return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
+
+    score = jax.jit(lambda state, rows, batch: nnx.merge(graphdef, state)(rows, batch))
+    exact, rough = score(state, rows, batch), score(*jax.tree.map(narrow, (state, rows, batch)))
+    np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.05)
 
 
 @pytest.mark.parametrize(

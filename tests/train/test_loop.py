@@ -88,6 +88,25 @@ def test_a_feature_that_is_no_number_is_named_with_its_step(make_model, train_co
     assert list((tmp_path / "checkpoint").glob("[0-9]*")), "the last good checkpoint stays"
 
 
+def test_bfloat16_learns_about_as_well_and_keeps_its_state_in_float32(make_model, train_columns, config):
+    longer = dataclasses.replace(config, num_epochs=4)
+    exact = train(make_model(), train_columns, longer, embed_dim=4)
+    narrow = train(make_model(), train_columns, dataclasses.replace(longer, compute="bfloat16"), embed_dim=4)
+    assert narrow.loss != exact.loss
+    assert narrow.loss == pytest.approx(exact.loss, rel=0.05)
+    assert all(x.dtype != jax.numpy.bfloat16 for x in leaves(narrow))
+
+
+def test_the_rate_of_arithmetic_is_logged_and_steps_are_traced_where_asked(make_model, train_columns, config, tmp_path):
+    runtime = Runtime(directory=tmp_path, log_every_steps=1, flops_of=lambda examples, requests: 1000 * examples, profile=True)
+    result = train(make_model(), train_columns, dataclasses.replace(config, num_epochs=4), embed_dim=4, runtime=runtime)
+    assert result.num_steps > 15
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["perf/gflops_per_sec"] == pytest.approx(1e-6 * result.counts.num_examples / result.counts.train_secs, rel=1e-3)
+    assert "perf/mfu" not in last, "what this CPU can do is not known"
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_the_schedule_warms_up_and_falls(config):
     rates = [dataclasses.replace(config, warmup_frac=0.2, final_frac=0.1).rate_at(s, 10) for s in range(11)]
     assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])

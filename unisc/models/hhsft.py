@@ -262,7 +262,7 @@ class HHSFT(nnx.Module):
         """Score every candidate; `rows` are the embeddings of `batch.unique_rows`."""
         inputs: dict[Group, GroupInputs] = {group: group_inputs(self.spec, group, rows, batch) for group in GROUPS}
         x = self._joint(rows, batch, inputs) if self.config.context == "joint" else self._shared(rows, batch, inputs)
-        one_hot = domain_one_hot(batch, len(self.spec.domains))
+        one_hot = domain_one_hot(batch, len(self.spec.domains)).astype(rows.dtype)
         x = self.fusion(x, one_hot)
         if self.dapga is not None:
             who = jnp.concatenate([inputs["user"].request, inputs["domain"].request], axis=-1)

@@ -44,7 +44,8 @@ class HistoryPool(nnx.Module):
         """
         history = concat_fields(lookup(rows, batch.history_ids))
         own = lookup(rows, columns(batch.candidate_ids, self.pairs.candidate))
-        query = self.query(item_token) + concat_fields(jnp.einsum("bpe,pm->bme", own * self.tie[...], self._to_history_field()))
+        to_field = self._to_history_field().astype(own.dtype)
+        query = self.query(item_token) + concat_fields(jnp.einsum("bpe,pm->bme", own * self.tie[...], to_field))
         if by_list:
             listed = to_lists(query, batch.lists, batch.request_index)
             pooled = list_sink_attention(listed, history, batch.history_mask)

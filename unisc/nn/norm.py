@@ -6,11 +6,13 @@ from jaxtyping import Array, Float
 
 
 def rms_norm(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-    """Scale the last axis to unit mean square; a zero vector stays zero."""
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+    """Scale the last axis to unit mean square; a zero vector stays zero. Squares are summed in float32."""
+    wide = x.astype(jnp.float32)
+    return (wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
 def layer_norm(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-    """Shift and scale the last axis to zero mean and unit variance (arXiv 1607.06450), without gain or bias."""
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)
+    """Shift and scale the last axis to zero mean and unit variance (arXiv 1607.06450), without gain or bias, in float32."""
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)

@@ -28,7 +28,7 @@ from unisc.train.checkpoint import Checkpoints, Counts, Saved
 from unisc.train.logger import MetricsLogger
 from unisc.train.optimizers import DENSE_OPTIMIZERS, DenseOptimizer
 from unisc.train.state import TableOptimizer, TableType, TrainState, layout
-from unisc.train.step import Hyper, StepMetrics, compiled, make_train_step, parts_of
+from unisc.train.step import ComputeType, Hyper, StepMetrics, compiled, make_train_step, parts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +39,7 @@ class TrainConfig:
     rate follows the same shape. Labels of purchase weigh `purchase_weight` against clicks' 1. `position_dropout` is the share
     of requests trained as if no position were known (see `unisc.data.pipeline`). A batch is packed in `num_parts` parts, which
     the devices share out and work through one after the other; `list_len` is the length at which lists are cut, 0 for no cut.
+    The model runs in `compute`; what is kept stays float32.
     """
 
     batch_candidates: int
@@ -61,6 +62,7 @@ class TrainConfig:
     position_dropout: float = 0.1
     num_parts: int = 1
     list_len: int = 0
+    compute: ComputeType = "float32"
 
     def __post_init__(self) -> None:
         HashConfig(hash_rows=self.hash_rows, collision=self.collision)
@@ -99,13 +101,17 @@ class Runtime:
     """Where and how a run happens; none of it changes a number.
 
     `directory` receives `metrics.jsonl` and `checkpoint/`; without one nothing is written. 0 checkpoint steps
-    save none. `on_step` sees the counts after every step: progress, heartbeats, budgets.
+    save none. `on_step` sees the counts after every step: progress, heartbeats, budgets. `flops_of(candidates, requests)`, the
+    arithmetic of training on them, puts the rate at which it is done into the log, and its share of what the devices can do
+    where that is known. With `profile` the eleventh to the fifteenth step are traced into `directory/profile`.
     """
 
     directory: Path | None = None
     log_every_steps: int = 50
     checkpoint_every_steps: int = 0
     on_step: Callable[[Counts, int], None] | None = None
+    flops_of: Callable[[int, int], int] | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +184,7 @@ def train(
     began = time.perf_counter()
     state = jax.device_put(state, layout(mesh))
     first = parts_of(row_map(source[0]), shape.parts)
-    train_step = make_train_step(graphdef, config.clip_norm, mesh, config.optimizer)
+    train_step = make_train_step(graphdef, config.clip_norm, mesh, config.optimizer, config.compute)
     step = compiled(train_step, state, first, np.zeros(len(Hyper._fields), np.float32))
     compile_secs = time.perf_counter() - began
 
@@ -214,7 +220,7 @@ def train(
             if previous is not None:
                 loss = previous.finite_loss(columns.spec)
                 if previous.step % runtime.log_every_steps == 0:
-                    log.write(previous.step, **previous.report(), **{"perf/train_secs": clock.read()})
+                    log.write(previous.step, **previous.report(), **_rates(counts, clock.read(), runtime, mesh))
             # 6. Checkpoint with the clock stopped; a broken state is never saved.
             if checkpoints is not None and counts.num_steps % runtime.checkpoint_every_steps == 0:
                 loss = pending.finite_loss(columns.spec)
@@ -223,12 +229,14 @@ def train(
                 clock.start()
             if runtime.on_step is not None:
                 runtime.on_step(counts, num_steps)
+            if runtime.profile and runtime.directory is not None:
+                _profile(runtime.directory, counts.num_steps, num_steps)
         # 7. The last step's metrics; the clock ends when its results are there.
         jax.block_until_ready(state)
         clock.stop()
         if pending is not None:
             loss = pending.finite_loss(columns.spec)
-            log.write(pending.step, **pending.report(), **{"perf/train_secs": counts.train_secs})
+            log.write(pending.step, **pending.report(), **_rates(counts, counts.train_secs, runtime, mesh))
     if checkpoints is not None:
         checkpoints.close()
     state = jax.device_put(state, jax.devices()[0])  # scoring runs on one device
@@ -257,6 +265,32 @@ def train_mesh(num_parts: int) -> Mesh:
     if num_parts % count:
         raise InputError(f"num_parts {num_parts}: {count} devices cannot share them out; give a multiple of {count}, or 1")
     return make_mesh()
+
+
+PROFILED = (10, 15)
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5p": 459e12, "TPU v5 lite": 197e12}
+"""Dense bfloat16 FLOPs a second of a device, by the beginning of its kind's name, from the makers' data sheets."""
+
+
+def _rates(counts: Counts, secs: float, runtime: Runtime, mesh: Mesh) -> dict[str, float]:
+    """Return the time in steps, and over it the rate of arithmetic and its share of the devices' peak."""
+    rates = {"perf/train_secs": secs}
+    if runtime.flops_of is not None and secs > 0:
+        rate = runtime.flops_of(counts.num_examples, counts.num_requests) / secs
+        rates["perf/gflops_per_sec"] = rate / 1e9
+        kind = mesh.devices.flat[0].device_kind
+        peak = next((peak for name, peak in PEAK_FLOPS.items() if name in kind), None)
+        if peak is not None:
+            rates["perf/mfu"] = rate / (peak * mesh.devices.size)
+    return rates
+
+
+def _profile(directory: Path, step: int, num_steps: int) -> None:
+    first, last = (min(place, num_steps) for place in PROFILED)
+    if step == first and first < last:
+        jax.profiler.start_trace(str(directory / "profile"))
+    if step == last and first < last:
+        jax.profiler.stop_trace()
 
 
 class _Clock:

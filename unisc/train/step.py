@@ -5,7 +5,7 @@ Rates, decay and task weights are arguments, not constants, so that runs differi
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,17 +43,25 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, ""]
 
 
+ComputeType = Literal["float32", "bfloat16"]
 TrainStep = Callable[[TrainState, Batch, Float[Array, "4"]], tuple[TrainState, StepMetrics]]
 EvalStep = Callable[[dict[Any, Any], dict[Any, Any], Float[Array, "V E"], Batch], Float[Array, "B tasks"]]
 
 
 @functools.lru_cache(maxsize=32)
-def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh, optimizer_name: DenseOptimizer = "adam") -> TrainStep:
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    clip_norm: float,
+    mesh: Mesh,
+    optimizer_name: DenseOptimizer = "adam",
+    compute: ComputeType = "float32",
+) -> TrainStep:
     """Return the jitted step `(state, parts, hyper) -> (state, metrics)`, which takes the state's buffers over.
 
     `parts` is a batch cut by `parts_of`: each device works on its share of the parts, one after the other, and adds the
     gradients up, so that memory holds the activations of one part a device. The loss is the mean over the whole batch, whatever
-    the number of parts and devices. Cached, so that a process that trains one structure many times compiles it once for each
+    the number of parts and devices. With `compute` "bfloat16" the model runs in it; parameters, gradients, their sums and the
+    loss stay float32. Cached, so that a process that trains one structure many times compiles it once for each
     batch shape.
     """
     optimizer = dense_optimizer(optimizer_name, clip_norm=clip_norm)
@@ -69,8 +77,14 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh, optimi
         scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
 
         def loss_fn(dense: Any, rows: Float[Array, "U E"], rest: Any, part: Batch) -> tuple[Array, tuple[RankingLoss, Any]]:
+            targets = {"labels": part.labels, "weights": part.weights, "task_weights": task_weights}
+            if compute == "bfloat16":
+                dense, rows, part = jax.tree.map(_narrow, (dense, rows, part))
             model = nnx.merge(graphdef, nnx.State(dense), nnx.State(rest))
-            loss_of = functools.partial(ranking_loss, labels=part.labels, weights=part.weights, task_weights=task_weights)
+
+            def loss_of(logits: Array) -> RankingLoss:
+                return ranking_loss(logits.astype(jnp.float32), **targets)
+
             # A model with terms of its own (a routing penalty, shallow logits) gives them beside its logits. They are trained
             # on but not reported: the loss of a step compares over models.
             if hasattr(model, "with_penalty"):
@@ -80,7 +94,7 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh, optimi
             loss = loss_of(logits)
             share = jnp.sum(loss.weight_sum) * scale  # of the whole batch's weight
             _, _, rest = nnx.split(model, nnx.Param, ...)
-            return (loss.mean + penalty) * share, (loss, nnx.to_pure_dict(rest))
+            return (loss.mean + jnp.asarray(penalty, jnp.float32)) * share, (loss, nnx.to_pure_dict(rest))
 
         def add_part(so_far: Any, part: Batch) -> tuple[Any, None]:
             total, rest = so_far
@@ -123,6 +137,10 @@ def make_train_step(graphdef: nnx.GraphDef, clip_norm: float, mesh: Mesh, optimi
     specs = jax.tree.map(lambda s: s.spec, ((states, parts, everywhere), (states, everywhere)))
     local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
     return jax.jit(local, donate_argnums=0, in_shardings=(states, parts, everywhere), out_shardings=(states, everywhere))
+
+
+def _narrow(x: Array) -> Array:
+    return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
 
 
 def parts_of(batch: Batch, num_parts: int) -> Batch:
