@@ -22,9 +22,9 @@ exposures; the slot; the request. The log has impressions only: by default those
 millisecond form one list, `read(path, feed_gap=seconds)` joins what follows within so many seconds, which is your
 assumption. Pure keeps the logs of 7,583 videos only: its feed, and any list joined in it, has holes.
 
-There is no search, so no query: the table `queries` holds one empty placeholder that no request refers to. Left out: like,
-follow, comment, forward, hate, long_view, profile entries (no event kinds of ours; counted), watch times, the statistics of
-videos (averages over the month, so they know the future of every request), other columns of users and videos.
+There is no search, so no query: the table `queries` is empty. Left out: like, follow, comment, forward, hate, long_view,
+profile entries (no event kinds of ours; counted), watch times, the statistics of videos (averages over the month, so they know
+the future of every request), other columns of users and videos.
 """
 
 from collections.abc import Callable

@@ -161,8 +161,7 @@ def log_tables(
         },
         ITEMS: {"item_id": np.arange(len(known_items)), **features(items, "item", known_items)},
         USERS: {"user_id": np.arange(len(known_users)), **features(users, "user", known_users)},
-        # The tables that ES3 reads may not be empty; no request refers to the placeholder.
-        QUERIES: {"query_id": np.arange(max(1, len(texts))), "text": texts if len(texts) else pa.array([""])},
+        QUERIES: {"query_id": np.arange(len(texts)), "text": texts},
     }
     notes = {
         "items without features": len(known_items) - (len(items) if items else 0),
