@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from unisc.errors import InputError
-from unisc.scaling import LAWS, Contract, bootstrap, fit
-from unisc.scaling.solve import Problem
+from unisc.scaling import Contract, bootstrap, fit
 
 SIZES, DATA = np.geomspace(2e3, 3e5, 6), np.geomspace(2e4, 6e5, 5)
 TRUTH = {"E": 0.30, "A": 0.6, "B": 2.0, "alpha": 0.30, "beta": 0.35}
@@ -26,25 +25,6 @@ def test_an_exact_table_gives_back_its_law(space, loss):
     found = fit("chinchilla", *grid(), contract=Contract(space=space, loss=loss))
     for name, value in TRUTH.items():
         assert found.params[name] == pytest.approx(value, rel=2e-3)
-
-
-@pytest.mark.parametrize("law", sorted(LAWS))
-@pytest.mark.parametrize("contract", [Contract(huber_delta=0.02), Contract(space="loss", loss="squared")], ids=["log", "loss"])
-def test_derivatives_match_finite_differences(law, contract):
-    size, data, loss = grid()
-    axes = np.array([size] if law == "power_floor" else [size, data])
-    form = LAWS[law].of(axes)
-    problem = Problem(form, axes, loss * np.exp(0.01 * np.sin(np.arange(len(loss)))), contract, np.ones(len(loss)))
-    lower, upper = form.bounds(loss)
-    theta = np.clip(form.starts(axes, loss, True)[:1] * 1.01, lower, upper)
-    weight = np.linspace(0.5, 2.0, len(loss))[None]
-    _, gradient, hessian, _ = problem.derivatives(theta, weight, None)
-    for index in range(theta.shape[1]):
-        step = np.zeros_like(theta)
-        step[0, index] = 1e-6
-        up, down = (problem.derivatives(theta + sign * step, weight, None) for sign in (1, -1))
-        assert gradient[0, index] == pytest.approx((up[0][0] - down[0][0]) / 2e-6, rel=1e-4, abs=1e-7)
-        np.testing.assert_allclose(hessian[0, index], (up[1][0] - down[1][0]) / 2e-6, rtol=1e-3, atol=1e-4)
 
 
 def test_weights_and_standard_errors_silence_a_bad_run():
@@ -91,6 +71,32 @@ def test_fits_under_different_contracts_refuse_to_be_compared():
         huber.compare(fit("chinchilla", *grid(), contract=Contract(params_counted="all")))
 
 
+def test_fixed_parameters_stay_and_the_rest_is_fitted():
+    found = fit("chinchilla", *grid(), fixed={"E": 0.30, "alpha": 0.30})
+    assert found.params["E"] == pytest.approx(0.30) and found.params["alpha"] == pytest.approx(0.30)
+    assert found.num_free == 3 and found.params["beta"] == pytest.approx(0.35, rel=1e-3)
+    with pytest.raises(InputError, match="A cannot be fixed while its exponent alpha is free"):
+        fit("chinchilla", *grid(), fixed={"A": 0.6})
+    with pytest.raises(InputError, match="has no parameter 'floor'"):
+        fit("chinchilla", *grid(), fixed={"floor": 0.3})
+
+
+def test_a_rising_metric_is_fitted_and_predicted_in_its_own_units():
+    contract = Contract(space="logit", loss="squared", metric="auc_roc", better="higher", lower=0.5, upper=1.0)
+    quality = 1.0 - (0.2 + 3.0 * SIZES**-0.4)
+    found = fit("power_floor", SIZES, quality, contract=contract)
+    assert found.params == pytest.approx({"E": 0.2, "A": 3.0, "alpha": 0.4}, rel=1e-3)
+    np.testing.assert_allclose(found.predict(SIZES), quality, rtol=1e-6)
+
+
+def test_a_gain_of_either_sign_reaches_its_limit():
+    contract = Contract(space="loss", loss="squared", metric="gain", better="higher")
+    gain = 0.02 - 2.0 * SIZES**-0.5
+    assert gain.min() < 0 < gain.max()
+    found = fit("power_limit", SIZES, gain, contract=contract)
+    assert found.params == pytest.approx({"E": -0.02, "A": 2.0, "alpha": 0.5}, rel=1e-3)
+
+
 def test_a_contract_survives_its_json():
     contract = Contract(loss="absolute", trimming="5 highest", params_counted="num_params_active")
     assert Contract.from_json(contract.to_json()) == contract
@@ -125,12 +131,37 @@ class TestBadInput:
         assert "\n" not in str(raised.value)
 
     def test_unknown_names_list_the_known_ones(self):
-        with pytest.raises(InputError, match="choose one of chinchilla"):
-            fit("kaplan", *grid())
+        with pytest.raises(InputError, match="choose one of power, power_floor"):
+            fit("hoffmann", *grid())
         with pytest.raises(InputError, match="huber, squared, absolute"):
             Contract(loss="cauchy")
-        with pytest.raises(InputError, match="use 'power_floor'"):
+        with pytest.raises(InputError, match=r"takes 2 axes .N, D., and got 1; use 'power' or 'power_floor'"):
             fit("chinchilla", SIZES, np.ones(6))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"space": "logit"}, "needs the metric's bounds"),
+            ({"lower": 0.5}, "one bound of the metric without the other"),
+            ({"lower": 1.0, "upper": 0.5}, "hold no metric between them"),
+            ({"better": "higher"}, "has no logarithm"),
+            ({"better": "more"}, "choose lower or higher"),
+        ],
+    )
+    def test_contracts_that_contradict_themselves(self, options, message):
+        with pytest.raises(InputError, match=message):
+            Contract(**options)
+
+    def test_a_metric_outside_its_bounds(self):
+        contract = Contract(space="logit", metric="auc_roc", better="higher", lower=0.5, upper=1.0)
+        with pytest.raises(InputError, match=r"auc_roc is 0\.4 in row 0, outside its bounds 0\.5 and 1"):
+            fit("power_floor", SIZES, np.linspace(0.4, 0.8, 6), contract=contract)
+        with pytest.raises(InputError, match="on its bound, which has no logit"):
+            fit("power_floor", SIZES, np.linspace(0.5, 0.8, 6), contract=contract)
+
+    def test_a_table_without_any_change(self):
+        with pytest.raises(InputError, match="is 2 in every run"):
+            fit("power_floor", SIZES, np.full(6, 2.0))
 
     def test_zero_standard_error_is_refused(self):
         with pytest.raises(InputError, match="se is 0 in row 0"):

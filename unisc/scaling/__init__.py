@@ -1,25 +1,26 @@
 """Fit scaling laws and say how sure they are; numpy and scipy only, usable on anybody's run table."""
 
 from unisc.scaling.backtest import Backtest, leave_largest_out
+from unisc.scaling.certificate import Basin, Certificate
 from unisc.scaling.contract import Contract
-from unisc.scaling.fit import Certificate, Fit, fit
+from unisc.scaling.fit import Fit, fit
 from unisc.scaling.interaction import Cells, Contrast, Synergy, additive_test, contrast, slope_difference, synergy
 from unisc.scaling.intervals import Bootstrap, Interval, bootstrap, profile, summarise
-from unisc.scaling.laws import LAWS, Chinchilla, LogLinear, PowerFloor
+from unisc.scaling.laws import LAWS, Law, Parameter
 
 __all__ = [
     "LAWS",
     "Backtest",
+    "Basin",
     "Bootstrap",
     "Cells",
     "Certificate",
-    "Chinchilla",
     "Contract",
     "Contrast",
     "Fit",
     "Interval",
-    "LogLinear",
-    "PowerFloor",
+    "Law",
+    "Parameter",
     "Synergy",
     "additive_test",
     "bootstrap",

@@ -1,5 +1,6 @@
 """Judge a law by what it predicts: fit without the largest runs, then predict them beside naive baselines."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,8 +9,9 @@ import numpy as np
 
 from unisc.errors import InputError
 from unisc.scaling.contract import Contract
-from unisc.scaling.fit import Fit, check_table, fit
+from unisc.scaling.fit import Fit, fit, law_named
 from unisc.scaling.intervals import bootstrap
+from unisc.scaling.table import check_table
 
 Holdout = Literal["size", "data", "either", "both", "compute"]
 
@@ -99,14 +101,19 @@ def leave_largest_out(
     The prediction interval adds resampled training residuals to the bootstrap of the mean, so it is for one new run.
     """
     contract = contract or Contract()
-    *axes, loss = columns
-    axes, loss = check_table(axes, loss, contract)
+    form = law_named(law)
+    labels_of_axes = (
+        form.axes if len(form.axes) == len(columns) - 1 else tuple(f"axis {i + 1}" for i in range(len(columns) - 1))
+    )
+    axes, _ = check_table(form, columns, labels_of_axes, contract)
+    loss = np.asarray(columns[-1], float)
     mask = held_out(axes, holdout) if held is None else np.asarray(held, bool)
     if not mask.any() or mask.all():
         raise InputError(f"holding out {int(mask.sum())} of {len(loss)} runs leaves nothing to test; choose another holdout")
     train, test = axes[:, ~mask], axes[:, mask]
     fitted = fit(law, *train, loss[~mask], contract=contract)
-    linear = fit("log_linear", *train, loss[~mask], contract=Contract(space="loss", loss="squared"))
+    plain = dataclasses.replace(contract, space="loss", loss="squared")
+    linear = fit("log_linear", *train, loss[~mask], contract=plain)
     predictions = {
         law: fitted.predict(*test),
         "carry_forward": _carry_forward(train, loss[~mask], test),
@@ -117,7 +124,7 @@ def leave_largest_out(
     scores = {name: _score(values, measured) for name, values in predictions.items()}
     low = high = coverage = None
     labels = None if clusters is None else np.asarray(clusters)[~mask]
-    enough = fitted.num_runs > len(fitted.law.names) and (labels is None or len(np.unique(labels)) >= 3)
+    enough = fitted.num_runs > fitted.num_free and (labels is None or len(np.unique(labels)) >= 3)
     if draws and enough:
         low, high = _interval(fitted, test, labels, draws, level, seed)
         coverage = float(np.mean((low <= measured) & (measured <= high)))
@@ -156,13 +163,14 @@ def _score(predicted: np.ndarray, measured: np.ndarray) -> Score:
 
 def _interval(fitted: Fit, test: np.ndarray, clusters, draws: int, level: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     boot = bootstrap(fitted, clusters=clusters, draws=draws, seed=seed)
+    link = fitted.contract.link
     means = fitted.law.predict(boot.draws, test)
     low, high = boot.band(*test, level=level)
     residual = -fitted.problem.residuals(fitted.theta[None])[0] * fitted.problem.scale
     # Residuals of a fit are smaller than errors of a new run by the parameters it spent.
-    residual = residual * np.sqrt(fitted.num_runs / max(fitted.num_runs - len(fitted.law.names), 1))
+    residual = residual * np.sqrt(fitted.num_runs / max(fitted.num_runs - fitted.num_free, 1))
     noise = np.random.default_rng(seed + 1).choice(residual, size=means.shape)
-    new = means * np.exp(noise) if fitted.contract.space == "log" else means + noise
+    new = fitted.contract.to_metric(link.inverse(link(means) + noise))
     ends = np.quantile(new, [(1 - level) / 2, (1 + level) / 2], axis=0)
     # The band is wider only where the training runs leave the law open.
     return np.minimum(ends[0], low), np.maximum(ends[1], high)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from unisc.errors import InputError
-from unisc.scaling.fit import Fit
+from unisc.scaling.fit import Fit, points
 from unisc.scaling.solve import solve
 
 _BOUND_MARGIN = 1e-6
@@ -59,7 +59,7 @@ class Bootstrap:
     @cached_property
     def valley(self) -> "Valley | None":
         """The profiles of floor and exponents, where the table leaves one of them open; else None."""
-        if self.fit.num_runs <= len(self.fit.law.names):
+        if self.fit.num_runs <= self.fit.num_free:
             return None
         found = valley(self.fit)
         return None if all(interval.bounded for interval in found.intervals.values()) else found
@@ -70,6 +70,9 @@ class Bootstrap:
         if name not in names:
             raise InputError(f"{self.fit.law.name} has no parameter {name!r}; it has {', '.join(names)}")
         column = names.index(name)
+        if self.fit.lower[column] == self.fit.upper[column]:
+            value = self.fit.params[name]
+            return Interval(value=value, low=value, high=value, level=level, method="fixed")
         values = self.fit.law.natural(self.draws)[:, column]
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         below, above = self._shares_at_bounds(column)
@@ -80,8 +83,8 @@ class Bootstrap:
         if above > tail:
             notes.append(f"unbounded above: {above:.0%} of the refits put {name} at its upper bound")
         open_below, open_above = below > tail, above > tail
-        if self.valley is not None:
-            watched = self._watched(column)
+        watched = self._watched(column)
+        if self.valley is not None and watched in self.valley.intervals:
             profiled = self.valley.intervals[watched]
             # An amplitude goes with its exponent: where that is open, neither end of the amplitude is known.
             both = watched != name and not profiled.bounded
@@ -101,20 +104,18 @@ class Bootstrap:
 
     def _watched(self, column: int) -> str:
         """Return the parameter whose profile speaks for a column: its own, or for an amplitude that of its exponent."""
-        count = self.fit.law.num_axes
-        amplitude = 1 <= column <= count and self.fit.law.name != "log_linear"
-        return self.fit.law.names[column + count if amplitude else column]
+        parameter = self.fit.law.parameters[column]
+        return parameter.of or parameter.name
 
     def _shares_at_bounds(self, column: int) -> tuple[float, float]:
-        lower, upper = self.fit.law.bounds(self.fit.problem.loss)
-        below = np.mean(self.draws[:, column] <= lower[column] + _BOUND_MARGIN)
-        above = np.mean(self.draws[:, column] >= upper[column] - _BOUND_MARGIN)
-        count = self.fit.law.num_axes
-        if 1 <= column <= count and self.fit.law.name != "log_linear":
-            # An amplitude means nothing once its exponent is gone: with alpha at zero A is whatever the floor is not.
-            below = max(below, np.mean(self.draws[:, column + count] <= lower[column + count] + _BOUND_MARGIN))
-            above = max(above, np.mean(self.draws[:, column + count] >= upper[column + count] - _BOUND_MARGIN))
-        return float(below), float(above)
+        """Return the shares of refits that put a parameter, or an amplitude's exponent, at its bounds.
+
+        An amplitude means nothing once its exponent is gone: with alpha at zero A is whatever the floor is not.
+        """
+        columns = {column, self.fit.law.names.index(self._watched(column))}
+        below = max(float(np.mean(self.draws[:, c] <= self.fit.lower[c] + _BOUND_MARGIN)) for c in columns)
+        above = max(float(np.mean(self.draws[:, c] >= self.fit.upper[c] - _BOUND_MARGIN)) for c in columns)
+        return below, above
 
     def prediction(self, *axes: float, level: float = 0.90) -> Interval:
         """Return the interval of the law's mean at one size (parameter uncertainty alone; see `backtest` for the rest)."""
@@ -127,10 +128,11 @@ class Bootstrap:
 
     def band(self, *axes, level: float = 0.90) -> tuple[np.ndarray, np.ndarray]:
         """Return pointwise lower and upper predictions (n,) along sizes given axis by axis."""
-        grid = np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(axis, float)) for axis in axes]))
-        low, high = np.quantile(self.fit.law.predict(self.draws, grid), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        grid = points(axes)
+        drawn = self.fit.contract.to_metric(self.fit.law.predict(self.draws, grid))
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
         if self.valley is not None:
-            along = self.fit.law.predict(self.valley.members, grid)
+            along = self.fit.contract.to_metric(self.fit.law.predict(self.valley.members, grid))
             low, high = np.minimum(low, along.min(axis=0)), np.maximum(high, along.max(axis=0))
         return low, high
 
@@ -159,15 +161,14 @@ def bootstrap(fit: Fit, *, clusters=None, draws: int = 1000, seed: int = 0) -> B
     rng = np.random.default_rng(seed)
     times = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)[:, labels]
     weight = times * fit.weight
-    lower, upper = fit.law.bounds(fit.problem.loss)
-    solved = solve(fit.problem, np.tile(fit.theta, (draws, 1)), lower, upper, weight)
+    solved = solve(fit.problem, np.tile(fit.theta, (draws, 1)), fit.lower, fit.upper, weight)
     method = "case bootstrap" if clusters is None else f"cluster bootstrap ({groups} clusters)"
     return Bootstrap(fit, solved.theta, method, groups)
 
 
 @dataclass(frozen=True, slots=True)
 class Valley:
-    """Hold the profiles of floor and exponents (every coefficient of a log-linear law) and the parameters found along them.
+    """Hold the profiles of floor, exponents and coefficients, and the parameters found along them.
 
     `members` (K, P), internal, are refits not significantly worse than the optimum: laws that the table cannot tell apart.
     """
@@ -177,10 +178,10 @@ class Valley:
 
 
 def valley(fit: Fit, level: float = 0.90, points: int = 15) -> Valley:
-    """Profile the floor and every exponent of a fit."""
-    count = fit.law.num_axes
-    linear = fit.law.name == "log_linear"
-    names = [name for column, name in enumerate(fit.law.names) if linear or not 1 <= column <= count]
+    """Profile the floor, every exponent and every coefficient of a fit."""
+    free = fit.lower < fit.upper
+    kinds = ("floor", "exponent", "coefficient")
+    names = [p.name for p, is_free in zip(fit.law.parameters, free, strict=True) if is_free and p.kind in kinds]
     found = {name: _profile(fit, name, level, points) for name in names}
     members = np.concatenate([fit.theta[None], *[members for _, members in found.values()]])
     return Valley({name: interval for name, (interval, _) in found.items()}, members)
@@ -200,34 +201,48 @@ def _profile(fit: Fit, name: str, level: float, points: int) -> tuple[Interval, 
     names = fit.law.names
     if name not in names:
         raise InputError(f"{fit.law.name} has no parameter {name!r}; it has {', '.join(names)}")
-    column, degrees = names.index(name), fit.num_runs - len(names)
+    column, degrees = names.index(name), fit.num_runs - fit.num_free
     if degrees < 1:
-        raise InputError(f"{fit.num_runs} runs leave no degree of freedom for {len(names)} parameters; add runs")
-    count, linear = fit.law.num_axes, fit.law.name == "log_linear"
-    if 1 <= column <= count and not linear:
-        raise InputError(f"amplitude {name} has no profile of its own, it trades against its exponent; profile the exponent")
+        raise InputError(f"{fit.num_runs} runs leave no degree of freedom for {fit.num_free} parameters; add runs")
+    parameter = fit.law.parameters[column]
+    if parameter.of:
+        raise InputError(f"amplitude {name} has no profile of its own, it trades against its exponent; profile {parameter.of}")
+    if fit.lower[column] == fit.upper[column]:
+        raise InputError(f"{name} was fixed at {fit.params[name]:g}; leave it free to profile it")
+    exponents = [c for c, p in enumerate(fit.law.parameters) if p.kind == "exponent" and fit.lower[c] < fit.upper[c]]
     limit = float(stdtrit(degrees, 0.5 + level / 2)) ** 2
     rise = _rise_to_statistic(fit)
-    lower, upper = fit.law.bounds(fit.problem.loss)
+    lower, upper = fit.lower, fit.upper
     members: list[np.ndarray] = []
 
-    def statistic(values: np.ndarray) -> np.ndarray:
+    def refit(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best refit (V, P) and objective (V,) with the parameter held at values (V,), from starts (K, V, P)."""
+        times = len(starts)
+        starts = starts.copy()
+        starts[:, :, column] = values
         low, high = np.tile(lower, (len(values), 1)), np.tile(upper, (len(values), 1))
         low[:, column] = high[:, column] = values
-        starts = np.tile(fit.theta, (2 * len(values), 1))
-        starts[:, column] = np.tile(values, 2)
-        if not linear:
-            starts[len(values) :, 1 + count :] *= 0.5  # A gentler slope: the valley often bends that way.
-            starts[:, column] = np.tile(values, 2)
-        found = solve(fit.problem, starts, np.tile(low, (2, 1)), np.tile(high, (2, 1)), fit.weight)
-        better = np.argmin(found.objective.reshape(2, -1), axis=0) * len(values) + np.arange(len(values))
-        risen = (found.objective[better] - fit.objective) * rise
-        members.append(found.theta[better][risen <= limit])
+        flat = starts.reshape(-1, starts.shape[-1])
+        found = solve(fit.problem, flat, np.tile(low, (times, 1)), np.tile(high, (times, 1)), fit.weight)
+        best = np.argmin(found.objective.reshape(times, -1), axis=0) * len(values) + np.arange(len(values))
+        return found.theta[best], found.objective[best]
+
+    def statistic(values: np.ndarray) -> np.ndarray:
+        starts = np.tile(fit.theta, (3, len(values), 1))
+        starts[1][:, exponents] *= 0.5  # A gentler slope, or a steeper one: the valley often bends that way.
+        starts[2][:, exponents] *= 2.0
+        theta, objective = refit(values, starts)
+        # A long valley is walked from each value's neighbours on.
+        around = np.stack([theta, np.roll(theta, 1, axis=0), np.roll(theta, -1, axis=0)])
+        theta, objective = refit(values, around)
+        risen = (objective - fit.objective) * rise
+        members.append(theta[risen <= limit])
         return risen
 
     here = float(fit.theta[column])
     # The floor is held in logs; a grid even in the floor itself resolves both sides of it.
-    to, back = (np.positive, np.positive) if linear or column else (np.exp, np.log)
+    in_logs = parameter.kind == "floor" and parameter.log
+    to, back = (np.exp, np.log) if in_logs else (np.positive, np.positive)
     ends = [
         _crossing(statistic, float(to(here)), float(to(bound)), back, limit, points)
         for bound in (float(lower[column]), float(upper[column]))
@@ -245,20 +260,26 @@ def _crossing(
     statistic: Callable[[np.ndarray], np.ndarray], here: float, bound: float, back: Callable, limit: float, points: int
 ) -> float | None:
     """Walk from the optimum to a bound and return the first internal value where the statistic passes the limit."""
-    # Denser near the optimum, where a well determined parameter's limit lies; then once more inside the bracket.
+    # Denser near the optimum, where a well determined parameter's limit lies; then ever closer inside the bracket, until the
+    # statistic is so even over it that a straight line between its ends will do.
     grid = here + (bound - here) * np.geomspace(1e-4, 1.0, points)
-    crossing = here
-    for _ in range(2):
+    below, at_below, above, at_above, crossing = here, 0.0, bound, 0.0, None
+    for _ in range(8):
         values = statistic(back(grid))
         over = np.flatnonzero(values > limit)
-        if not len(over):
-            # On the second walk the bracket's own end has just been seen above the limit.
-            return None if crossing == here else float(back(crossing))
-        first = int(over[0])
-        start, before = (grid[first - 1], values[first - 1]) if first else (here, 0.0)
-        share = (limit - before) / (values[first] - before)
-        crossing = start + share * (grid[first] - start)
-        grid = np.linspace(start, grid[first], 7)[1:]
+        if len(over):
+            first = int(over[0])
+            above, at_above = grid[first], values[first]
+            below, at_below = (grid[first - 1], values[first - 1]) if first else (below, at_below)
+        elif crossing is None:
+            return None
+        else:  # The bracket's own upper end has been seen above the limit.
+            below, at_below = grid[-2], values[-2]
+        crossing = below + (limit - at_below) / (at_above - at_below) * (above - below)
+        if at_above < 2 * limit:
+            break
+        grid = np.linspace(below, above, 7)[1:]
+    assert crossing is not None
     return float(back(crossing))
 
 
@@ -271,7 +292,7 @@ def _natural(fit: Fit, column: int, internal: float) -> float:
 def _rise_to_statistic(fit: Fit) -> float:
     residual = fit.problem.residuals(fit.theta[None])[0]
     weight, contract = fit.weight, fit.contract
-    degrees = max(fit.num_runs - len(fit.law.names), 1)
+    degrees = max(fit.num_runs - fit.num_free, 1)
     if contract.loss == "squared":
         slope, bend = residual, np.ones_like(residual)
     elif contract.loss == "huber":

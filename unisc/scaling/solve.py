@@ -28,15 +28,11 @@ class Problem:
 
     @property
     def target(self) -> np.ndarray:
-        return np.log(self.loss) if self.contract.space == "log" else self.loss
+        return self.contract.link(self.loss)
 
     def residuals(self, theta: np.ndarray) -> np.ndarray:
         """Return scaled residuals (S, n), prediction minus target in the contract's space; inf where undefined."""
-        value = self.law.predict(theta, self.axes)
-        if self.contract.space == "log":
-            with np.errstate(divide="ignore", invalid="ignore"):
-                value = np.where(value > 0, np.log(np.maximum(value, 1e-300)), np.inf)
-        return (value - self.target) / self.scale
+        return (self.contract.link(self.law.predict(theta, self.axes)) - self.target) / self.scale
 
     def objective(self, theta: np.ndarray, weight: np.ndarray, delta: float | None) -> np.ndarray:
         """Return the weighted sum (S,) of the contract's loss; delta replaces the knee while it is being narrowed."""
@@ -45,25 +41,19 @@ class Problem:
     def derivatives(self, theta: np.ndarray, weight: np.ndarray, delta: float | None):
         """Return objective (S,), gradient (S, P), Hessian (S, P, P) and the damping metric (S, P, P)."""
         evaluated = self.law.evaluate(theta, self.axes)
-        value, gradient = evaluated.value, evaluated.gradient
-        log = self.contract.space == "log"
-        if log:
-            # The maximum guards a log-linear prediction that crosses zero; such a point is never accepted as a step.
-            positive = np.maximum(value, 1e-300)
-            gradient = gradient / positive[..., None]
-            residual = (np.log(positive) - self.target) / self.scale
-        else:
-            positive = np.ones_like(value)
-            residual = (value - self.target) / self.scale
+        link = self.contract.link
+        # Where the link is not defined (a log-linear law that crosses zero) no step is ever accepted: any finite number serves.
+        residual = (np.nan_to_num(link(evaluated.value), posinf=1e6, nan=1e6) - self.target) / self.scale
+        first, second = link.derivatives(evaluated.value)
         slope, bend, ratio = _psi(residual, self.contract, delta)
         pull = weight * slope / self.scale
-        square = weight / self.scale**2
+        square = weight / self.scale**2 * first**2
+        gradient = evaluated.gradient
         transposed = gradient.transpose(0, 2, 1)
-        outer = square * bend - (pull if log else 0.0)
-        hessian = (transposed * outer[:, None, :]) @ gradient + evaluated.curvature(pull / positive)
+        hessian = (transposed * (square * bend + pull * second)[:, None, :]) @ gradient + evaluated.curvature(pull * first)
         metric = (transposed * (square * ratio)[:, None, :]) @ gradient
         objective = _sum(weight, _rho(residual, self.contract, delta))
-        return objective, (transposed @ pull[..., None])[..., 0], hessian, metric
+        return objective, (transposed @ (pull * first)[..., None])[..., 0], hessian, metric
 
 
 def _sum(weight: np.ndarray, rho: np.ndarray) -> np.ndarray:
