@@ -46,9 +46,9 @@ def envelope(
     """Take the best run per compute and fit its size and data against compute.
 
     Training curves are compared at 100 values of compute, and whole curves are resampled for the intervals. Without curves the
-    best run per bin of ln compute is taken, and the intervals are those of least squares; bins are the budgets that runs cluster
-    at, or `bins_per_decade` where given or where there are no budgets of 3 sizes (4 a decade then). Raises `InputError` where
-    fewer than two points have their best run inside.
+    best run per bin of ln compute is taken, and the intervals are those of least squares; bins are the budgets that runs
+    cluster at, or `bins_per_decade` where given or where there are no budgets of 3 sizes (4 a decade then). Raises
+    `InputError` where fewer than two points have their best run inside.
     """
     if table.curve is not None:
         return _of_curves(table, draws, seed)
@@ -70,9 +70,9 @@ def envelope(
         raise InputError(
             f"the envelope has {len(chosen)} points whose best run is neither the smallest nor the largest; run more sizes"
         )
-    columns = [column[chosen] for column in (table.compute, table.size, table.data, table.loss)]
-    laws = [power_law(columns[0], columns[axis], seed=seed, num_draws=draws) for axis in (1, 2)]
-    return Envelope(*columns, *laws, source, skipped)
+    compute, size, data, loss = (column[chosen] for column in (table.compute, table.size, table.data, table.loss))
+    size_law, data_law = (power_law(compute, value, seed=seed, num_draws=draws) for value in (size, data))
+    return Envelope(compute, size, data, loss, size_law, data_law, source, skipped)
 
 
 def _of_curves(table: RunTable, draws: int, seed: int) -> Envelope:
@@ -91,7 +91,8 @@ def _of_curves(table: RunTable, draws: int, seed: int) -> Envelope:
     if np.sum(best >= 0) < 2:
         raise InputError("no compute has a best training curve between a smaller and a larger one; add curves of more sizes")
     keep = best >= 0
-    columns = [grid[keep], *(matrix[best[keep], keep] for matrix in (size, data, loss))]
+    compute = grid[keep]
+    best_size, best_data, best_loss = (matrix[best[keep], keep] for matrix in (size, data, loss))
     rng = np.random.default_rng(seed)
     noisy = np.full((2, draws, len(grid)), np.nan)
     for draw in range(draws):
@@ -100,12 +101,14 @@ def _of_curves(table: RunTable, draws: int, seed: int) -> Envelope:
         inside = found >= 0
         for axis, matrix in enumerate((size, data)):
             noisy[axis, draw, inside] = matrix[taken[found[inside]], inside]
-    laws = []
-    for axis in (0, 1):
-        refits = np.stack(weighted_power(grid, noisy[axis]), axis=-1)
-        exponent, constant = weighted_power(columns[0], columns[1 + axis])
-        laws.append(PowerLaw(float(exponent), float(constant), refits, f"bootstrap of {len(labels)} training curves"))
-    return Envelope(*columns, *laws, f"{len(labels)} training curves", int(np.sum(~keep)))
+    method = f"bootstrap of {len(labels)} training curves"
+    laws = (
+        power_law(compute, value, refits=weighted_power(grid, many), method=method)
+        for value, many in zip((best_size, best_data), noisy, strict=True)
+    )
+    size_law, data_law = laws
+    source = f"{len(labels)} training curves"
+    return Envelope(compute, best_size, best_data, best_loss, size_law, data_law, source, int(np.sum(~keep)))
 
 
 def _lowest(size: np.ndarray, loss: np.ndarray) -> np.ndarray:

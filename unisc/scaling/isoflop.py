@@ -62,10 +62,10 @@ def isoflop(
 ) -> IsoFlop:
     """Find the valley of every budget and fit optimal size and data against compute: approach 2.
 
-    `budgets` default to those that runs cluster at, or to a factor of two apart over training curves, which are interpolated to
-    the budget. A run belongs to a budget within `tolerance` of it. Losses are redrawn `draws` times with their noise; the spread
-    of the noisy optima, at least a third of a grid step, weighs a budget (arXiv 2406.19146). Raises `InputError` where no budget
-    has three sizes or no valley has a bottom inside the sizes run.
+    `budgets` default to those that runs cluster at, or to a factor of two apart over training curves, which are interpolated
+    to the budget. A run belongs to a budget within `tolerance` of it. Losses are redrawn `draws` times with their noise; the
+    spread of the noisy optima, at least a third of a grid step, weighs a budget (arXiv 2406.19146). Raises `InputError` where
+    no budget has three sizes or no valley has a bottom inside the sizes run.
     """
     parabola = parabola or Parabola()
     wanted = _budgets(table, budgets, tolerance)

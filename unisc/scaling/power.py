@@ -70,10 +70,12 @@ def weighted_power(compute, value, std=None) -> tuple[np.ndarray, np.ndarray]:
         return slope, centre_y[..., 0] - slope * centre_x[..., 0]
 
 
-def power_law(compute, value, std=None, *, draws=None, seed: int = 0, num_draws: int = 1000, method: str = "") -> PowerLaw:
+def power_law(
+    compute, value, std=None, *, draws=None, refits=None, seed: int = 0, num_draws: int = 1000, method: str = ""
+) -> PowerLaw:
     """Fit optima (n,) against compute (n,); `draws` (S, n) are noisy optima whose refits give the intervals.
 
-    Without draws the intervals are those of least squares, Student t with n - 2 degrees of freedom; two points give none.
+    `refits` are exponents and log coefficients, each (S,), where a caller has made them. Without either the intervals are those of least squares, Student t with n - 2 degrees of freedom; two points give none.
     Raises `InputError` for fewer than two distinct budgets.
     """
     compute, value = np.asarray(compute, float), np.asarray(value, float)
@@ -81,8 +83,9 @@ def power_law(compute, value, std=None, *, draws=None, seed: int = 0, num_draws:
         raise InputError(f"a power law needs optima at two budgets or more and has {len(np.unique(compute))}; add budgets")
     exponent, constant = (float(part) for part in weighted_power(compute, value, std))
     if draws is not None:
-        refits = np.stack(weighted_power(compute, draws, std), axis=-1)
-        return PowerLaw(exponent, constant, refits, method or "bootstrap over noisy optima")
+        refits = weighted_power(compute, draws, std)
+    if refits is not None:
+        return PowerLaw(exponent, constant, np.stack(refits, axis=-1), method or "bootstrap over noisy optima")
     degrees = len(compute) - 2
     if degrees < 1:
         return PowerLaw(exponent, constant, np.zeros((0, 2)), "none", "no interval: two budgets fix the line")
@@ -95,5 +98,5 @@ def power_law(compute, value, std=None, *, draws=None, seed: int = 0, num_draws:
     other = np.random.default_rng(seed + 1).standard_t(degrees, size=num_draws)
     slopes = exponent + scale / np.sqrt((weight * (x - centre) ** 2).sum()) * normal
     middles = constant + exponent * centre + scale / np.sqrt(weight.sum()) * other
-    refits = np.stack([slopes, middles - slopes * centre], axis=-1)
-    return PowerLaw(exponent, constant, refits, method or "least squares, Student t")
+    made = np.stack([slopes, middles - slopes * centre], axis=-1)
+    return PowerLaw(exponent, constant, made, method or "least squares, Student t")

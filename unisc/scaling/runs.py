@@ -27,7 +27,9 @@ class RunTable:
     flops_counted: str
 
     @classmethod
-    def of(cls, *, size, loss, data=None, compute=None, se=None, curve=None, flops_factor: float = 6.0, flops_counted: str = ""):
+    def of(
+        cls, *, size, loss, data=None, compute=None, se=None, curve=None, flops_factor: float = 6.0, flops_counted: str = ""
+    ):
         """Build a table from columns; data or compute may be left out and follows from compute = flops_factor x size x data.
 
         The default factor 6 is a dense transformer's forward and backward pass per parameter and token. Raises `InputError` for
@@ -67,14 +69,12 @@ class RunTable:
     def num_runs(self) -> int:
         return len(self.loss)
 
-    def constant_factor(self) -> str:
-        """Return a warning where compute is no constant times size x data, else an empty string."""
+    def factor_warning(self) -> tuple[str, ...]:
+        """Return one line where compute is no constant times size x data, else nothing."""
         if self.factor_spread < 1.05:
-            return ""
-        return (
-            f"compute / (size x data) varies {self.factor_spread:.2f}-fold over the table; "
-            f"closed forms use its median, {self.flops_factor:.4g}"
-        )
+            return ()
+        said = f"compute / (size x data) varies {self.factor_spread:.2f}-fold over the table"
+        return (f"{said}; approach 3 uses its median, {self.flops_factor:.4g}",)
 
 
 def _positive(values, name: str, length: int) -> np.ndarray:
