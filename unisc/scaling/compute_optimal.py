@@ -140,8 +140,8 @@ def compute_optimal(
 ) -> ComputeOptimal:
     """Run all three approaches on a table and compare what they ask for at target budgets.
 
-    `targets` default to the table's largest compute and ten times that. An approach that cannot be used on the table is named in
-    `failed` with its reason; training curves are resampled whole. Raises `InputError` where none can be used.
+    `targets` default to the table's largest compute and ten times that. An approach that cannot be used on the table is named
+    in `failed` with its reason; training curves are resampled whole. Raises `InputError` where none can be used.
     """
     largest = float(table.compute.max())
     wanted = np.array([largest, 10 * largest]) if targets is None else np.atleast_1d(np.asarray(targets, float))

@@ -75,8 +75,9 @@ def power_law(
 ) -> PowerLaw:
     """Fit optima (n,) against compute (n,); `draws` (S, n) are noisy optima whose refits give the intervals.
 
-    `refits` are exponents and log coefficients, each (S,), where a caller has made them. Without either the intervals are those of least squares, Student t with n - 2 degrees of freedom; two points give none.
-    Raises `InputError` for fewer than two distinct budgets.
+    `refits` are exponents and log coefficients, each (S,), where a caller has made them. Without either the intervals are those
+    of least squares, Student t with n - 2 degrees of freedom; two points give none. Raises `InputError` for fewer than two
+    distinct budgets.
     """
     compute, value = np.asarray(compute, float), np.asarray(value, float)
     if len(np.unique(compute)) < 2:

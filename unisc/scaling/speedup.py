@@ -70,7 +70,7 @@ def equal_loss(
         work = need / b.flops_factor
         size = float(np.exp(ln_optimal_size(b.natural, need, b.flops_factor)) if path == "optimal" else np.sqrt(work / path))
         data = work / size
-        verdict = f"B reaches {loss:.4g} with {need:.3g} FLOPs, {compute / need:.3g} times less than A's {compute:.3g}"
+        verdict = f"B reaches {loss:.4g} with {need:.3g} FLOPs and A with {compute:.3g}: speedup {compute / need:.3g}"
         if never > 0:
             verdict += f"; in {never:.0%} of the draws never, its floor being above"
     else:
@@ -118,9 +118,9 @@ class Recipe:
         """Fit a recipe's runs and bootstrap the fit; raises `InputError` as `fit` and `bootstrap` do."""
         fitted = fit("chinchilla", size, data, loss, contract=contract)
         surface = Surface.of(fitted, bootstrap(fitted, clusters=clusters, draws=draws, seed=seed), flops_factor=flops_factor)
-        columns = (np.asarray(column, float) for column in (size, data, loss))
+        size, data, loss = (np.asarray(column, float) for column in (size, data, loss))
         labels = None if clusters is None else np.asarray(clusters)
-        return cls(name, *columns, labels, fitted, surface, seed)
+        return cls(name, size, data, loss, labels, fitted, surface, seed)
 
     def with_floor(self, floor: float, floors=None) -> Surface:
         """Refit with the floor pinned at a number; `floors` (S,) pins the floor of every draw, by default at the same."""

@@ -81,11 +81,11 @@ def read_valley(compute: float, size, data, loss, noise: np.ndarray, parabola: P
         return Valley(compute, size, data, loss, {}, dict.fromkeys(READINGS, f"{len(size)} sizes, and a valley needs 3"))
     x, ln_loss = np.log(size), np.log(loss)
     many = np.concatenate([ln_loss[None], ln_loss + noise]).T
-    floor = _FLOOR_STEPS * (x[-1] - x[0]) / (len(x) - 1)
+    floor = _FLOOR_STEPS * float(np.ptp(x)) / (len(x) - 1)
     optima, skipped = {}, {}
     for reading in READINGS:
         bottoms, depths = locate(reading, x, many, parabola)
-        share = np.mean(np.isfinite(bottoms[1:])) if len(noise) else 1.0
+        share = float(np.mean(np.isfinite(bottoms[1:]))) if len(noise) else 1.0
         if np.isnan(bottoms[0]):
             end = "smallest" if loss.argmin() <= len(x) // 2 else "largest"
             skipped[reading] = f"no optimum inside the sizes run; the loss is lowest towards the {end}"
