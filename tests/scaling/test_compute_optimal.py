@@ -87,9 +87,21 @@ def test_all_approaches_agree_on_a_planted_surface():
             assert 6 * target.size.value * target.data.value == pytest.approx(target.compute)
     near, far = found.disagreement
     assert 1 <= near.size_ratio < far.size_ratio < 2
-    assert far.smallest != far.largest
+    assert far.smallest != far.largest and near.intervals_overlap
     assert found.approaches["parametric"].targets[1].loss.holds(float(loss_along(TRUTH, 1e23, 6.0)))
     assert found.flops_counted == "6 x size x data"
+
+
+def test_disagreement_beyond_the_intervals_is_said():
+    # Every run away from the bottom of its valley is under-tuned: the surface believes them, the valleys do not look.
+    runs = grid(points=13, noise=5e-4)
+    best = np.exp(ln_optimal_size(TRUTH, runs.compute, 6.0))
+    away = np.maximum(np.log(runs.size / best), 0)
+    worse = RunTable.of(size=runs.size, compute=runs.compute, loss=runs.loss * np.exp(0.05 * away**2))
+    row = compute_optimal(worse, targets=[1e23], draws=200, contract=SQUARED).disagreement[0]
+    assert row.size_ratio > 1.3 and row.intervals_overlap is False
+    assert row.smallest == "parametric"
+    assert compute_optimal(worse, targets=[1e23], draws=0, contract=SQUARED).disagreement[0].intervals_overlap is None
 
 
 def test_the_result_is_json_with_its_documented_keys():

@@ -94,6 +94,27 @@ def test_a_budget_without_an_inside_is_reported_and_skipped():
     json.dumps(found.to_json(), allow_nan=False)
 
 
+def test_the_best_run_of_a_size_counts_and_a_budget_weighs_by_its_grid():
+    size, compute, loss = planted()
+    alone = isoflop(RunTable.of(size=size, compute=compute, loss=loss), draws=0)
+    worse = (size, compute * 1.05, loss * 1.01)
+    size, compute, loss = (np.concatenate(pair) for pair in zip((size, compute, loss), worse, strict=True))
+    both = isoflop(RunTable.of(size=size, compute=compute, loss=loss), budgets=[v.compute for v in alone.valleys], draws=0)
+    for one, two in zip(alone.valleys, both.valleys, strict=True):
+        assert two.loss == pytest.approx(one.loss) and two.optima["akima"].size == pytest.approx(one.optima["akima"].size)
+        # Without noise an optimum is known to a third of a grid step, as published.
+        assert one.optima["akima"].std == pytest.approx(np.log(1.5) / 3)
+
+
+def test_a_valley_lost_in_its_noise_is_skipped():
+    size, compute = np.tile([1e7, 1e8, 1e9], 2), np.repeat([1e18, 1e19], 3)
+    runs = RunTable.of(size=size, compute=compute, loss=np.tile([3.0, 2.999, 3.0], 2), se=np.full(6, 0.3))
+    with pytest.raises(InputError, match="inside its range"):
+        isoflop(runs)
+    clear = isoflop(RunTable.of(size=size, compute=compute, loss=np.tile([3.0, 2.0, 3.0], 2), se=np.full(6, 0.01)))
+    assert clear.skipped("akima") == () and clear.size_law["akima"].exponent == pytest.approx(0, abs=1e-9)
+
+
 def test_training_curves_are_read_at_the_budget_and_resampled_whole():
     ladder = np.geomspace(3e7, 3e10, 16)
     size, data = (axis.ravel() for axis in np.meshgrid(ladder, np.geomspace(2, 800, 40), indexing="ij"))

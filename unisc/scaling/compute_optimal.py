@@ -61,17 +61,22 @@ class Approach:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """Hold, at one target, the largest over the smallest optimal size and data, and which approaches gave the sizes."""
+    """Hold, at one target, the largest over the smallest optimal size and data, and which approaches gave the sizes.
+
+    `intervals_overlap` tells whether one size lies in all of their intervals; None where fewer than two have one.
+    """
 
     compute: float
     size_ratio: float
     data_ratio: float
     smallest: str
     largest: str
+    intervals_overlap: bool | None
 
     def to_json(self) -> dict[str, Any]:
         """Return every field."""
-        return {name: getattr(self, name) for name in ("compute", "size_ratio", "data_ratio", "smallest", "largest")}
+        names = ("compute", "size_ratio", "data_ratio", "smallest", "largest", "intervals_overlap")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +198,17 @@ def _approach(
 
 
 def _disagreement(found: Mapping[str, Approach], index: int) -> Disagreement:
-    sizes = {name: approach.targets[index].size.value for name, approach in found.items()}
-    datas = [approach.targets[index].data.value for approach in found.values()]
+    targets = {name: approach.targets[index] for name, approach in found.items()}
+    sizes = {name: target.size.value for name, target in targets.items()}
+    datas = [target.data.value for target in targets.values()]
     low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-    compute = next(iter(found.values())).targets[index].compute
-    return Disagreement(compute, sizes[high] / sizes[low], max(datas) / min(datas), low, high)
+    known = [target.size for target in targets.values() if target.size.method != "none"]
+    overlap = None
+    if len(known) >= 2:
+        lows = [0.0 if interval.low is None else interval.low for interval in known]
+        overlap = max(lows) <= min(np.inf if interval.high is None else interval.high for interval in known)
+    compute = next(iter(targets.values())).compute
+    return Disagreement(compute, sizes[high] / sizes[low], max(datas) / min(datas), low, high, overlap)
 
 
 def valley_bias(natural, valleys: IsoFlop, flops_factor: float, targets) -> tuple[ValleyBias, ...]:
