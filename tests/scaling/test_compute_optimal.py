@@ -10,7 +10,7 @@ from unisc.scaling import Contract, bootstrap, fit
 from unisc.scaling.compute_optimal import compute_optimal, valley_bias
 from unisc.scaling.isoflop import isoflop
 from unisc.scaling.optimal import Surface, compute_to_reach, ln_optimal_size, loss_along
-from unisc.scaling.runs import RunTable
+from unisc.scaling.runs import Runs
 from unisc.scaling.valley import Parabola
 
 TRUTH = np.array([1.69, 406.4, 410.7, 0.34, 0.28])
@@ -24,7 +24,7 @@ def grid(width=8.0, drift=1.0, low=1e18, high=1e21, budgets=5, points=15, noise=
     size = (centre[:, None] * np.geomspace(1 / width, width, points)).ravel()
     compute = compute.repeat(points)
     loss = TRUTH[0] + TRUTH[1] * size ** -TRUTH[3] + TRUTH[2] * (compute / (6 * size)) ** -TRUTH[4]
-    return RunTable.of(
+    return Runs.of(
         size=size, compute=compute, loss=loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(loss)))
     )
 
@@ -97,7 +97,7 @@ def test_disagreement_beyond_the_intervals_is_said():
     runs = grid(points=13, noise=5e-4)
     best = np.exp(ln_optimal_size(TRUTH, runs.compute, 6.0))
     away = np.maximum(np.log(runs.size / best), 0)
-    worse = RunTable.of(size=runs.size, compute=runs.compute, loss=runs.loss * np.exp(0.05 * away**2))
+    worse = Runs.of(size=runs.size, compute=runs.compute, loss=runs.loss * np.exp(0.05 * away**2))
     row = compute_optimal(worse, targets=[1e23], draws=200, contract=SQUARED).disagreement[0]
     assert row.size_ratio > 1.3 and row.intervals_overlap is False
     assert row.smallest == "parametric"
@@ -117,7 +117,7 @@ def test_an_approach_that_cannot_be_used_is_named_with_its_reason():
     # A factorial of sizes and data has no three sizes at one budget: approach 2 has nothing to read.
     size, data = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1.3e10, 7), np.geomspace(2e8, 9e11, 7)))
     loss = TRUTH[0] + TRUTH[1] * size ** -TRUTH[3] + TRUTH[2] * data ** -TRUTH[4]
-    found = compute_optimal(RunTable.of(size=size, data=data, loss=loss), draws=0, contract=SQUARED)
+    found = compute_optimal(Runs.of(size=size, data=data, loss=loss), draws=0, contract=SQUARED)
     assert "3 sizes" in found.failed["isoflop_akima"] and "parametric" in found.approaches
     assert found.approaches["parametric"].size_exponent.value == pytest.approx(0.28 / 0.62, abs=1e-3)
     assert not found.approaches["parametric"].size_exponent.bounded  # No draws, no interval.
@@ -126,7 +126,7 @@ def test_an_approach_that_cannot_be_used_is_named_with_its_reason():
 
 def test_a_table_for_no_approach_is_one_line():
     with pytest.raises(InputError) as caught:
-        compute_optimal(RunTable.of(size=[1e6, 1e7], data=[1e8, 1e8], loss=[3, 2]))
+        compute_optimal(Runs.of(size=[1e6, 1e7], data=[1e8, 1e8], loss=[3, 2]))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="targets must be positive"):
         compute_optimal(grid(), targets=[-1.0])
@@ -134,7 +134,7 @@ def test_a_table_for_no_approach_is_one_line():
 
 def test_compute_that_is_no_constant_times_size_and_data_is_noted():
     runs = grid(points=9)
-    other = RunTable.of(size=runs.size, data=runs.data, compute=runs.compute * runs.size**0.05, loss=runs.loss)
+    other = Runs.of(size=runs.size, data=runs.data, compute=runs.compute * runs.size**0.05, loss=runs.loss)
     found = compute_optimal(other, draws=0, contract=SQUARED, tolerance=0.3)
     assert any("-fold" in note for note in found.notes)
 

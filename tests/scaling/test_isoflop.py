@@ -13,7 +13,7 @@ from unisc.scaling.envelope import envelope
 from unisc.scaling.isoflop import isoflop
 from unisc.scaling.optimal import ln_optimal_size
 from unisc.scaling.power import power_law, weighted_power
-from unisc.scaling.runs import RunTable
+from unisc.scaling.runs import Runs
 from unisc.scaling.valley import Parabola, valley_noise
 
 _DEFAULT = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -42,7 +42,7 @@ def planted(noise=0.0, seed=0, step=1.5, reach=8.0, budgets=8):
 
 def table(**kwargs):
     size, compute, loss = planted(**kwargs)
-    return RunTable.of(size=size, compute=compute, loss=loss)
+    return Runs.of(size=size, compute=compute, loss=loss)
 
 
 def test_noiseless_valleys_give_the_planted_optima():
@@ -72,9 +72,9 @@ def test_intervals_hold_the_planted_exponent_about_as_often_as_they_say():
 
 def test_noise_is_estimated_from_the_residual_spread_and_given_errors_are_used():
     size, compute, loss = planted(noise=3e-3, seed=3)
-    found = isoflop(RunTable.of(size=size, compute=compute, loss=loss), draws=20)
+    found = isoflop(Runs.of(size=size, compute=compute, loss=loss), draws=20)
     assert found.noise == pytest.approx(3e-3, rel=0.5) and "residual" in found.noise_source
-    given = isoflop(RunTable.of(size=size, compute=compute, loss=loss, se=0.02 * loss), draws=200)
+    given = isoflop(Runs.of(size=size, compute=compute, loss=loss, se=0.02 * loss), draws=200)
     assert given.noise == pytest.approx(0.02) and "standard errors" in given.noise_source
     assert np.median([v.optima["akima"].std for v in given.valleys if "akima" in v.optima]) > np.median(
         [v.optima["akima"].std for v in found.valleys]
@@ -87,7 +87,7 @@ def test_a_budget_without_an_inside_is_reported_and_skipped():
     size, compute, loss = planted()
     lowest = compute.min()
     keep = (compute > lowest) | (size > np.exp(ln_optimal_size(TRUTH, lowest, 6.0)) * 1.6)
-    found = isoflop(RunTable.of(size=size[keep], compute=compute[keep], loss=loss[keep]), draws=50)
+    found = isoflop(Runs.of(size=size[keep], compute=compute[keep], loss=loss[keep]), draws=50)
     assert len(found.skipped("akima")) == 1 and "towards the smallest" in found.skipped("akima")[0]
     assert found.size_law["akima"].exponent == pytest.approx(EXPONENT, abs=0.01)
     assert "skipped" in found.valleys[0].to_json()["akima"]
@@ -96,10 +96,10 @@ def test_a_budget_without_an_inside_is_reported_and_skipped():
 
 def test_the_best_run_of_a_size_counts_and_a_budget_weighs_by_its_grid():
     size, compute, loss = planted()
-    alone = isoflop(RunTable.of(size=size, compute=compute, loss=loss), draws=0)
+    alone = isoflop(Runs.of(size=size, compute=compute, loss=loss), draws=0)
     worse = (size, compute * 1.05, loss * 1.01)
     size, compute, loss = (np.concatenate(pair) for pair in zip((size, compute, loss), worse, strict=True))
-    both = isoflop(RunTable.of(size=size, compute=compute, loss=loss), budgets=[v.compute for v in alone.valleys], draws=0)
+    both = isoflop(Runs.of(size=size, compute=compute, loss=loss), budgets=[v.compute for v in alone.valleys], draws=0)
     for one, two in zip(alone.valleys, both.valleys, strict=True):
         assert two.loss == pytest.approx(one.loss) and two.optima["akima"].size == pytest.approx(one.optima["akima"].size)
         # Without noise an optimum is known to a third of a grid step, as published.
@@ -108,10 +108,10 @@ def test_the_best_run_of_a_size_counts_and_a_budget_weighs_by_its_grid():
 
 def test_a_valley_lost_in_its_noise_is_skipped():
     size, compute = np.tile([1e7, 1e8, 1e9], 2), np.repeat([1e18, 1e19], 3)
-    runs = RunTable.of(size=size, compute=compute, loss=np.tile([3.0, 2.999, 3.0], 2), se=np.full(6, 0.3))
+    runs = Runs.of(size=size, compute=compute, loss=np.tile([3.0, 2.999, 3.0], 2), se=np.full(6, 0.3))
     with pytest.raises(InputError, match="inside its range"):
         isoflop(runs)
-    clear = isoflop(RunTable.of(size=size, compute=compute, loss=np.tile([3.0, 2.0, 3.0], 2), se=np.full(6, 0.01)))
+    clear = isoflop(Runs.of(size=size, compute=compute, loss=np.tile([3.0, 2.0, 3.0], 2), se=np.full(6, 0.01)))
     assert clear.skipped("akima") == () and clear.size_law["akima"].exponent == pytest.approx(0, abs=1e-9)
 
 
@@ -120,7 +120,7 @@ def test_training_curves_are_read_at_the_budget_and_resampled_whole():
     size, data = (axis.ravel() for axis in np.meshgrid(ladder, np.geomspace(2, 800, 40), indexing="ij"))
     data = data * size
     loss = surface(size, 6 * size * data)
-    runs = RunTable.of(size=size, data=data, loss=loss, curve=[f"{s:.3g}" for s in size])
+    runs = Runs.of(size=size, data=data, loss=loss, curve=[f"{s:.3g}" for s in size])
     found = envelope(runs, draws=200)
     assert found.source == "16 training curves" and found.skipped > 0
     assert found.size_law.exponent == pytest.approx(EXPONENT, abs=0.03)
@@ -134,7 +134,7 @@ def test_training_curves_are_read_at_the_budget_and_resampled_whole():
 def test_a_scattered_table_has_an_envelope_over_bins():
     rng = np.random.default_rng(0)
     size, data = np.exp(rng.uniform(np.log(1e7), np.log(1e11), 3000)), np.exp(rng.uniform(np.log(1e9), np.log(1e13), 3000))
-    runs = RunTable.of(size=size, data=data, loss=surface(size, 6 * size * data))
+    runs = Runs.of(size=size, data=data, loss=surface(size, 6 * size * data))
     found = envelope(runs, bins_per_decade=3)
     assert found.source == "bins of 0.333 decades"
     assert found.size_law.exponent_interval(0.99).holds(EXPONENT)
@@ -149,9 +149,9 @@ def test_two_budgets_fix_the_line_and_give_no_interval():
 
 
 def test_compute_and_data_follow_from_each_other_and_a_factor():
-    by_data = RunTable.of(size=[1e6, 2e6], data=[1e8, 1e8], loss=[3, 2], flops_factor=2.0)
+    by_data = Runs.of(size=[1e6, 2e6], data=[1e8, 1e8], loss=[3, 2], flops_factor=2.0)
     assert by_data.compute == pytest.approx([2e14, 4e14]) and by_data.flops_counted == "2 x size x data"
-    by_both = RunTable.of(size=[1e6, 2e6], data=[1e8, 1e8], compute=[2e14, 8e14], loss=[3, 2])
+    by_both = Runs.of(size=[1e6, 2e6], data=[1e8, 1e8], compute=[2e14, 8e14], loss=[3, 2])
     assert by_both.factor_spread == pytest.approx(2) and "2.00-fold" in by_both.factor_warning()[0]
 
 
@@ -170,17 +170,17 @@ def test_compute_and_data_follow_from_each_other_and_a_factor():
 )
 def test_a_bad_table_is_one_line(columns, message):
     with pytest.raises(InputError, match=message) as caught:
-        RunTable.of(**columns)
+        Runs.of(**columns)
     assert "\n" not in str(caught.value)
 
 
 def test_tables_without_valleys_are_refused():
     with pytest.raises(InputError, match="runs of 3 sizes"):
-        isoflop(RunTable.of(size=[1e6, 1e7, 1e8], compute=[1e18, 2e18, 4e18], loss=[3, 2, 1]))
+        isoflop(Runs.of(size=[1e6, 1e7, 1e8], compute=[1e18, 2e18, 4e18], loss=[3, 2, 1]))
     with pytest.raises(InputError, match="inside its range of sizes"):
-        isoflop(RunTable.of(size=[1e6, 1e7, 1e8], compute=[1e18] * 3, loss=[3, 2, 1]))
+        isoflop(Runs.of(size=[1e6, 1e7, 1e8], compute=[1e18] * 3, loss=[3, 2, 1]))
     with pytest.raises(InputError, match="neither the smallest nor the largest"):
-        envelope(RunTable.of(size=[1e6, 1e7, 1e8], compute=[1e18] * 3, loss=[3, 2, 1]))
+        envelope(Runs.of(size=[1e6, 1e7, 1e8], compute=[1e18] * 3, loss=[3, 2, 1]))
     with pytest.raises(InputError, match="tolerance is 0"):
         isoflop(table(), tolerance=0)
     with pytest.raises(InputError, match="points is 2"):
@@ -227,7 +227,7 @@ def test_exponents_from_the_published_points():
             key: [float(row[name]) for row in rows]
             for key, name in {"compute": "flops", "size": "n", "data": "t", "loss": "loss"}.items()
         }
-        found = isoflop(RunTable.of(**columns))
+        found = isoflop(Runs.of(**columns))
         gaps[config] = found.size_law["akima"].exponent - published[config]
         assert found.size_law["akima"].exponent_interval(0.95).holds(published[config])
         assert 10 <= sum("akima" in valley.optima for valley in found.valleys) <= 12

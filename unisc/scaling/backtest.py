@@ -1,7 +1,7 @@
 """Judge a law by what it predicts: fit without the largest runs, then predict them beside naive baselines."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,16 +9,18 @@ import numpy as np
 
 from unisc.errors import InputError
 from unisc.scaling.contract import Contract
-from unisc.scaling.fit import Fit, fit, law_named
+from unisc.scaling.fit import Fit, axis_labels, fit, law_named
 from unisc.scaling.intervals import bootstrap
+from unisc.scaling.laws import Law
 from unisc.scaling.table import check_table
 
 Holdout = Literal["size", "data", "either", "both", "compute"]
+HOLDOUTS: tuple[Holdout, ...] = ("size", "data", "either", "both", "compute")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Hold signed and absolute errors of one method on the held-out runs, in loss units (prediction minus measurement)."""
+    """Hold signed and absolute errors of one method on the held-out runs, in units of the metric (prediction minus run)."""
 
     bias: float
     mean_absolute: float
@@ -68,20 +70,24 @@ class Backtest:
         }
 
 
-def held_out(axes: np.ndarray, holdout: Holdout) -> np.ndarray:
-    """Mark (n,) the runs of the largest size, the largest data, either, both, or the largest product of the axes (X, n)."""
-    largest = axes >= axes.max(axis=1, keepdims=True) * (1 - 1e-9)
-    if holdout == "compute":
-        product = np.log(axes).sum(axis=0)
-        return product >= product.max() - 1e-9
-    if holdout in ("size", "data"):
-        index = 0 if holdout == "size" else 1
-        if index >= len(axes):
-            raise InputError("this table has one axis; hold out its largest with holdout='size'")
-        return largest[index]
-    if holdout not in ("either", "both"):
-        raise InputError(f"holdout {holdout!r} is unknown; choose size, data, either, both or compute")
-    return np.any(largest, axis=0) if holdout == "either" else np.all(largest, axis=0)
+def held_out(axes: np.ndarray, holdout: Holdout, *, count: int = 1, law: type[Law] = Law) -> np.ndarray:
+    """Mark (n,) the runs of the `count` largest sizes, data sizes, either, both, or budgets (products of size and data)."""
+    if holdout not in HOLDOUTS:
+        raise InputError(f"holdout {holdout!r} is unknown; choose {', '.join(HOLDOUTS)}")
+    size, data = law.size_and_data(axes)
+    if holdout == "data" and len(axes) < 2:
+        raise InputError("this table has one axis; hold out its largest with holdout='size'")
+    if holdout in ("either", "both"):
+        largest = [_largest(axis, count) for axis in ((size, data) if len(axes) > 1 else (size,))]
+        return np.any(largest, axis=0) if holdout == "either" else np.all(largest, axis=0)
+    return _largest({"size": size, "data": data, "compute": size * data}[holdout], count)
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    levels = np.log(values)
+    ordered = np.sort(levels)[::-1]
+    distinct = ordered[np.append(True, ordered[:-1] - ordered[1:] > 1e-9)]
+    return levels >= distinct[min(count, len(distinct)) - 1] - 1e-9
 
 
 def leave_largest_out(
@@ -89,44 +95,47 @@ def leave_largest_out(
     *columns,
     contract: Contract | None = None,
     holdout: Holdout = "either",
+    count: int = 1,
     held=None,
     clusters=None,
+    weights=None,
+    se=None,
+    fixed: Mapping[str, float] | None = None,
+    labels: Sequence[str] | None = None,
     draws: int = 500,
     level: float = 0.90,
     seed: int = 0,
 ) -> Backtest:
     """Fit a law without the largest runs and predict them; columns as in `fit`, `held` (n,) overrides the choice of runs.
 
-    Baselines: `carry_forward` (the loss of the training run whose sizes are nearest below in compute), `log_linear` and `mean`.
-    The prediction interval adds resampled training residuals to the bootstrap of the mean, so it is for one new run.
+    Baselines: `carry_forward` (the metric of the training run whose sizes are nearest below in compute), `log_linear` and
+    `mean`. The prediction interval adds resampled training residuals to the bootstrap of the mean: it is for one new run.
     """
     contract = contract or Contract()
     form = law_named(law)
-    labels_of_axes = (
-        form.axes if len(form.axes) == len(columns) - 1 else tuple(f"axis {i + 1}" for i in range(len(columns) - 1))
-    )
-    axes, _ = check_table(form, columns, labels_of_axes, contract)
-    loss = np.asarray(columns[-1], float)
-    mask = held_out(axes, holdout) if held is None else np.asarray(held, bool)
+    labels = axis_labels(form, len(columns) - 1, labels)
+    axes, _ = check_table(form, columns, labels, contract)
+    metric = np.asarray(columns[-1], float)
+    mask = held_out(axes, holdout, count=count, law=form) if held is None else np.asarray(held, bool)
     if not mask.any() or mask.all():
-        raise InputError(f"holding out {int(mask.sum())} of {len(loss)} runs leaves nothing to test; choose another holdout")
-    train, test = axes[:, ~mask], axes[:, mask]
-    fitted = fit(law, *train, loss[~mask], contract=contract)
-    plain = dataclasses.replace(contract, space="loss", loss="squared")
-    linear = fit("log_linear", *train, loss[~mask], contract=plain)
+        raise InputError(f"holding out {int(mask.sum())} of {len(metric)} runs leaves nothing to test; choose another holdout")
+    keep = ~mask
+    train, test = axes[:, keep], axes[:, mask]
+    weights, se = (None if of is None else np.asarray(of, float)[keep] for of in (weights, se))
+    fitted = fit(law, *train, metric[keep], contract=contract, weights=weights, se=se, labels=labels, fixed=fixed)
     predictions = {
         law: fitted.predict(*test),
-        "carry_forward": _carry_forward(train, loss[~mask], test),
-        "log_linear": linear.predict(*test),
-        "mean": np.full(int(mask.sum()), loss[~mask].mean()),
+        "carry_forward": _carry_forward(form, train, metric[keep], test),
+        "log_linear": _log_linear(train, metric[keep], test, contract),
+        "mean": np.full(int(mask.sum()), metric[keep].mean()),
     }
-    measured = loss[mask]
+    measured = metric[mask]
     scores = {name: _score(values, measured) for name, values in predictions.items()}
     low = high = coverage = None
-    labels = None if clusters is None else np.asarray(clusters)[~mask]
-    enough = fitted.num_runs > fitted.num_free and (labels is None or len(np.unique(labels)) >= 3)
+    of_train = None if clusters is None else np.asarray(clusters)[keep]
+    enough = fitted.num_runs > fitted.num_free and (of_train is None or len(np.unique(of_train)) >= 3)
     if draws and enough:
-        low, high = _interval(fitted, test, labels, draws, level, seed)
+        low, high = _interval(fitted, test, of_train, draws, level, seed)
         coverage = float(np.mean((low <= measured) & (measured <= high)))
     return Backtest(
         fit=fitted,
@@ -142,22 +151,34 @@ def leave_largest_out(
     )
 
 
-def _carry_forward(train: np.ndarray, loss: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Repeat, for each test point, the mean loss of the largest training sizes not above it on any axis."""
+def _log_linear(train: np.ndarray, metric: np.ndarray, test: np.ndarray, contract: Contract) -> np.ndarray:
+    # An origin without examples has no logarithm; there the line is in the others.
+    usable = (train > 0).all(axis=1) & (test > 0).all(axis=1) & (np.ptp(train, axis=1) > 0)
+    if not usable.any():
+        return np.full(test.shape[1], metric.mean())
+    plain = dataclasses.replace(contract, space="loss", loss="squared")
+    labels = tuple(f"axis {i}" for i in np.flatnonzero(usable))
+    return fit("log_linear", *train[usable], metric, contract=plain, labels=labels).predict(*test[usable])
+
+
+def _carry_forward(law: type[Law], train: np.ndarray, metric: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Repeat, for each test point, the mean metric of the largest training sizes not above it on any axis."""
     below = np.all(train[:, :, None] <= test[:, None, :] * (1 + 1e-9), axis=0)
-    compute = np.log(train).sum(axis=0)
+    size, data = law.size_and_data(train)
+    compute = np.log(size * data)
     out = np.empty(test.shape[1])
     for point in range(test.shape[1]):
-        usable = below[:, point] if below[:, point].any() else np.ones(len(loss), bool)
+        usable = below[:, point] if below[:, point].any() else np.ones(len(metric), bool)
         top = compute[usable].max()
-        out[point] = loss[usable & (compute >= top - 1e-9)].mean()
+        out[point] = metric[usable & (compute >= top - 1e-9)].mean()
     return out
 
 
 def _score(predicted: np.ndarray, measured: np.ndarray) -> Score:
     error = predicted - measured
+    size = np.maximum(np.abs(measured), 1e-300)
     return Score(
-        bias=float(error.mean()), mean_absolute=float(np.abs(error).mean()), relative=float(np.abs(error / measured).mean())
+        bias=float(error.mean()), mean_absolute=float(np.abs(error).mean()), relative=float((np.abs(error) / size).mean())
     )
 
 

@@ -19,7 +19,7 @@ from unisc.scaling.intervals import Interval, bootstrap
 from unisc.scaling.isoflop import IsoFlop, isoflop
 from unisc.scaling.optimal import Surface, ln_optimal_size
 from unisc.scaling.power import PowerLaw, weighted_power
-from unisc.scaling.runs import RunTable
+from unisc.scaling.runs import Runs
 from unisc.scaling.valley import READINGS, Parabola, locate
 
 
@@ -132,7 +132,7 @@ class ComputeOptimal:
 
 
 def compute_optimal(
-    table: RunTable,
+    table: Runs,
     *,
     targets=None,
     budgets=None,

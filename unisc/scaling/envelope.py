@@ -7,7 +7,7 @@ import numpy as np
 
 from unisc.errors import InputError
 from unisc.scaling.power import PowerLaw, power_law, weighted_power
-from unisc.scaling.runs import RunTable, find_budgets
+from unisc.scaling.runs import Runs, find_budgets
 
 _CURVE_POINTS = 100  # Compute values at which training curves are compared.
 
@@ -41,7 +41,7 @@ class Envelope:
 
 
 def envelope(
-    table: RunTable, *, bins_per_decade: float | None = None, tolerance: float = 0.10, draws: int = 1000, seed: int = 0
+    table: Runs, *, bins_per_decade: float | None = None, tolerance: float = 0.10, draws: int = 1000, seed: int = 0
 ) -> Envelope:
     """Take the best run per compute and fit its size and data against compute.
 
@@ -75,7 +75,7 @@ def envelope(
     return Envelope(compute, size, data, loss, size_law, data_law, source, skipped)
 
 
-def _of_curves(table: RunTable, draws: int, seed: int) -> Envelope:
+def _of_curves(table: Runs, draws: int, seed: int) -> Envelope:
     assert table.curve is not None
     labels = np.unique(table.curve)
     grid = np.geomspace(table.compute.min(), table.compute.max(), _CURVE_POINTS)

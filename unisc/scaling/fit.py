@@ -101,7 +101,7 @@ def fit(
     """
     form = law_named(law)
     contract = contract or Contract()
-    labels = _labels(form, len(columns) - 1, labels)
+    labels = axis_labels(form, len(columns) - 1, labels)
     axes, loss = check_table(form, columns, labels, contract)
     if np.isinf(contract.span) and form.name in ("logit_linear", "task_from_loss"):
         raise InputError(f"law {law!r} needs the bounds of {contract.metric}; give lower and upper in the contract")
@@ -161,7 +161,8 @@ def pinned(law: Law, lower: np.ndarray, upper: np.ndarray, fixed: Mapping[str, f
     return lower, upper
 
 
-def _labels(law: type[Law], count: int, labels: Sequence[str] | None) -> tuple[str, ...]:
+def axis_labels(law: type[Law], count: int, labels: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of a law's axes, or raise `InputError` where there are too many or too few."""
     if count < 1 or (count != len(law.axes) and not law.any_axes):
         others = [name for name, other in LAWS.items() if len(other.axes) == count]
         hint = f"; use {' or '.join(map(repr, others[:2]))}" if others else ""

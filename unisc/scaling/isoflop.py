@@ -8,7 +8,7 @@ import numpy as np
 
 from unisc.errors import InputError
 from unisc.scaling.power import PowerLaw, power_law
-from unisc.scaling.runs import RunTable, find_budgets
+from unisc.scaling.runs import Runs, find_budgets
 from unisc.scaling.valley import READINGS, Parabola, Valley, read_valley, valley_noise
 
 
@@ -52,7 +52,7 @@ class IsoFlop:
 
 
 def isoflop(
-    table: RunTable,
+    table: Runs,
     *,
     budgets=None,
     tolerance: float = 0.10,
@@ -100,7 +100,7 @@ def isoflop(
     return IsoFlop(tuple(valleys), laws["size"], laws["data"], noise, source, tolerance, parabola)
 
 
-def _budgets(table: RunTable, budgets, tolerance: float) -> np.ndarray:
+def _budgets(table: Runs, budgets, tolerance: float) -> np.ndarray:
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; give a positive share of the budget, such as 0.1")
     if budgets is not None:
@@ -114,7 +114,7 @@ def _budgets(table: RunTable, budgets, tolerance: float) -> np.ndarray:
     return table.compute.max() / 2.0 ** np.arange(int(octaves), -1, -1)
 
 
-def best_per_size(table: RunTable, budget: float, tolerance: float) -> dict[str, np.ndarray]:
+def best_per_size(table: Runs, budget: float, tolerance: float) -> dict[str, np.ndarray]:
     """Return size, data, loss and relative se (k,) of the best run per size within the tolerance of a budget.
 
     Training curves that pass the budget are read at the budget itself; the others by their nearest point.

@@ -8,7 +8,7 @@ from unisc.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class RunTable:
+class Runs:
     """Hold runs, each column (n,): compute, model size, data size, loss; compute = flops_factor x size x data.
 
     `se` are standard errors of the losses in loss units. `curve` labels the training run that a point was read off: several

@@ -108,6 +108,11 @@ class Law:
         """Return starting points (S, P), the whole grid; `slope` (n,) is that of the residual's link at each loss."""
         raise NotImplementedError
 
+    @classmethod
+    def size_and_data(cls, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each run's model size and examples (n,); one where the law has no such axis. Their product goes as compute."""
+        return axes[0], axes[1] if len(axes) > 1 else np.ones(axes.shape[1])
+
     def derived(self, natural: np.ndarray) -> dict[str, np.ndarray]:
         """Return quantities (S,) that follow from natural parameters (S, P), by name."""
         return {}

@@ -41,6 +41,10 @@ class Composition(Law):
             raise InputError(f"law {cls.name!r} takes model size and the examples of two origins at least; use 'chinchilla'")
         return cls(Chinchilla((float(np.log(axes[0]).mean()), float(np.log(axes[1:].sum(axis=0)).mean()))), labels[1:])
 
+    @classmethod
+    def size_and_data(cls, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return axes[0], axes[1:].sum(axis=0)
+
     @property
     def num_axes(self) -> int:
         return 1 + len(self.origins)

@@ -193,3 +193,7 @@ class ThreeAxes(PowerSum):
     name = "three_axes"
     axes = ("N", "V", "D")
     amplitudes, exponents = ("A", "B", "C"), ("alpha", "beta", "gamma")
+
+    @classmethod
+    def size_and_data(cls, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return axes[0], axes[2]
