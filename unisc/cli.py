@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from unisc.errors import InputError, run_command
+from unisc.scaling.command import FitOptions
 
 
 def study(
@@ -113,6 +114,47 @@ def train(
             sys.stdout.write(f"{section:8} {key:32} {value:,.6g}\n")
 
 
+def fit(
+    table: tyro.conf.Positional[Path],
+    /,
+    options: Annotated[FitOptions, tyro.conf.arg(name="")],
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    anchors: Path | None = None,
+) -> None:
+    """Fit a scaling law to a run table and say how far it is to be trusted. `unisc fit replay` runs published fits again.
+
+    Args:
+        table: runs as .csv, .parquet or .jsonl, one a row; or the word replay.
+        options: what to fit.
+        json_out: file that receives the whole result.
+        anchors: with replay, the folder that holds the published tables.
+    """
+    from unisc.scaling import describe
+
+    if str(table) == "replay":
+        from unisc.scaling.replay import replay
+
+        if anchors is None:
+            raise InputError("replay needs --anchors, the folder that holds epoch_chinchilla/, porian_isoflop/ and the others")
+        checks = []
+        for check in replay(anchors):
+            checks.append(check)
+            sys.stdout.write(f"{describe.replay_line(check)}\n")
+        result: Any = [check.to_json() for check in checks]
+        failed = [check for check in checks if not check.passed]
+    else:
+        from unisc.scaling.command import fit_table
+
+        found = fit_table(table, options)
+        sys.stdout.writelines(f"{line}\n" for line in describe.outcome_lines(found))
+        result, failed = found.to_json(), []
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps(result, indent=1))
+    if failed:
+        sys.exit(1)
+
+
 def _change(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals:
@@ -151,7 +193,7 @@ def main() -> None:
     run_command(
         "unisc",
         lambda: tyro.extras.subcommand_cli_from_dict(
-            {"study": study, "status": status, "report": report, "train": train},
+            {"study": study, "status": status, "report": report, "train": train, "fit": fit},
             prog="unisc",
             description="Scaling-law research and ranking-model experiments for e-commerce search.",
         ),

@@ -7,6 +7,7 @@ from unisc.scaling.fit import Fit, fit
 from unisc.scaling.interaction import Cells, Contrast, Synergy, additive_test, contrast, slope_difference, synergy
 from unisc.scaling.intervals import Bootstrap, Interval, bootstrap, profile, summarise
 from unisc.scaling.laws import LAWS, Law, Parameter
+from unisc.scaling.tournament import Tournament, tournament
 
 __all__ = [
     "LAWS",
@@ -22,6 +23,7 @@ __all__ = [
     "Law",
     "Parameter",
     "Synergy",
+    "Tournament",
     "additive_test",
     "bootstrap",
     "contrast",
@@ -31,4 +33,5 @@ __all__ = [
     "slope_difference",
     "summarise",
     "synergy",
+    "tournament",
 ]

@@ -57,7 +57,7 @@ class Problem:
 
 
 def _sum(weight: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    return np.where(weight > 0, weight * rho, 0.0).sum(axis=-1)
+    return (weight * np.where(weight > 0, rho, 0.0)).sum(axis=-1)
 
 
 def _rho(residual: np.ndarray, contract: Contract, delta: float | None) -> np.ndarray:

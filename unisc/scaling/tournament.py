@@ -79,7 +79,7 @@ class Tournament:
 
 
 def tournament(
-    axes: Mapping[str, Sequence],
+    axes: Mapping[str, Sequence[float] | np.ndarray],
     metric: Sequence[float] | np.ndarray,
     *,
     contract: Contract | None = None,
