@@ -12,8 +12,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from unisc.data import manifest
 from unisc.errors import InputError
+from unisc.files import write_atomic
 
 _STYLE = """
 :root { --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --card: #f6f8fa; --look: #9a3412; --holds: #0b5d46; }
@@ -75,8 +75,8 @@ class Page:
         try:
             out.mkdir(parents=True, exist_ok=True)
             text = json.dumps(numbers, indent=1, sort_keys=True, allow_nan=False) + "\n"
-            manifest.write_text_atomic(out / "quality.json", text)
-            manifest.write_text_atomic(out / "index.html", self.html())
+            write_atomic(out / "quality.json", text)
+            write_atomic(out / "index.html", self.html())
         except OSError as e:
             raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
 

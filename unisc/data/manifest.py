@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unisc.data.schema import SCHEMA_VERSION
 from unisc.errors import InputError
+from unisc.files import write_atomic
 
 NAME = "manifest.json"
 _LONGEST_NAME = 250
@@ -48,7 +47,7 @@ def write(directory: Path, *, kind: str, config: Mapping[str, Any], counts: Mapp
         **extra,
         "shards": shards,
     }
-    write_text_atomic(directory / NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    write_atomic(directory / NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
 
 
@@ -99,18 +98,3 @@ def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
 def _short(value: object) -> str:
     """Show a value from a manifest that may hold anything, in part of a line."""
     return " ".join(str(value).split())[:100]
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -83,6 +85,34 @@ def make_folder(path: Path) -> Path:
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise InputError if an output folder is there and holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: already exists; remove it or give another output folder")
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """Give a folder to write in, which becomes `out` once the block ends without an error.
+
+    Raises:
+      InputError: `out` holds something, or cannot be written.
+    """
+    refuse_existing(out)
+    aside = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        yield aside
+        aside.chmod(0o755)
+        aside.rename(out)
+    except OSError as e:
+        raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_beside(path: Path, text: str, *, sync: bool = True) -> Path:
