@@ -49,7 +49,7 @@ def write_report(samples: Path, out: Path | None = None, *, logs: Path | None = 
     """
     samples = samples.absolute()
     about, numbers = examine(samples, logs=logs)
-    compose(about, numbers).write(out or samples.with_name(samples.name + ".report"), numbers)
+    compose(about, numbers).write(out or samples.with_name(samples.name + ".report"), {"quality.json": numbers})
     return numbers
 
 
