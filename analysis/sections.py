@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from analysis import prose
-from analysis.study import StudyResult
+from analysis.study import NUMBERS, TEXT, StudyResult
 from unisc.report.numbers import short
 from unisc.report.page import Page
 
@@ -232,18 +232,8 @@ def _real(page: Page, section: Mapping[str, Any]) -> None:
 def _runs(page: Page, study: StudyResult) -> None:
     page.heading("Every run")
     runs = study.runs
-    text = ["study", "size", "composition", "isolation"]
-    numbers = [
-        "fraction",
-        "seed",
-        "num_params_dense",
-        "num_params_embedding",
-        "num_params_active",
-        "num_examples",
-        "train_flops",
-    ]
-    numbers += [*study.metrics, "wall_seconds"]
-    numbers = [name for name in numbers if name in runs and np.isfinite(runs[name]).any()]
+    text = [name for name in TEXT if name != "fingerprint"]
+    numbers = [name for name in (*NUMBERS, *study.metrics) if name in runs and np.isfinite(runs[name]).any()]
     page.text(f"{study.num_runs} runs; the same table is runs.parquet. Click a column's head to sort by it.", kind="note")
     page.table(
         [*text, *[name.removeprefix("eval/") for name in numbers], "fingerprint"],

@@ -32,12 +32,7 @@ def explained(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, text: str) -> None:
     """Replace a file so that a reader, even after a power cut, sees the old text or the new, never a part."""
     with explained(path):
-        temporary = _write_beside(path, text)
-        try:
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        _replace(path, _write_beside(path, text))
         _sync_folder(path.parent)
 
 
@@ -58,12 +53,7 @@ def write_once(path: Path, text: str) -> bool:
 def replace_quickly(path: Path, text: str) -> None:
     """Replace a file atomically for readers, without the cost of a disk flush: for heartbeats and progress."""
     with explained(path):
-        temporary = _write_beside(path, text, sync=False)
-        try:
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        _replace(path, _write_beside(path, text, sync=False))
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
@@ -128,6 +118,14 @@ def _write_beside(path: Path, text: str, *, sync: bool = True) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _replace(path: Path, temporary: Path) -> None:
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
