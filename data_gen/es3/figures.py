@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from data_gen.plots import cumulative, rates, times, up_to
-from data_gen.sql import Rows, bin_start
+from data_gen.es3.plots import cumulative, rates, times, up_to
+from data_gen.es3.sql import Rows, bin_start
 from unisc.report.numbers import number
 from unisc.report.style import COLOURS, INK, LINES, MARKERS, MUTED, PERCENT, figure
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_gen.es3 import figures
-from data_gen.sql import wilson
+from data_gen.es3.sql import wilson
 from unisc.report.numbers import duration, number, percent
 from unisc.report.page import Page
 

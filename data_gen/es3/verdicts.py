@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_gen.es3.figures import PAPER
-from data_gen.sql import wilson
+from data_gen.es3.sql import wilson
 from unisc.report.numbers import percent
 
 HOLDS, LOOK, FACT = "holds", "look", "fact"

@@ -12,8 +12,8 @@ import duckdb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from data_gen.plots import cumulative, times, up_to
-from data_gen.sql import Rows, bin_start, connect, log_bin, rows, scan, wilson
+from data_gen.es3.plots import cumulative, times, up_to
+from data_gen.es3.sql import Rows, bin_start, connect, log_bin, rows, scan, wilson
 from unisc.data import manifest
 from unisc.data.schema import KINDS
 from unisc.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from data_gen.sql import Rows, bin_start, wilson
+from data_gen.es3.sql import Rows, bin_start, wilson
 from unisc.report.style import COLOURS, LINES, MARKERS, PERCENT
 
 _TIMES = {
