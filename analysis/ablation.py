@@ -5,8 +5,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from analysis import paper, style
+from analysis import paper
 from analysis.study import ISOLATIONS
+from unisc.report import style
 
 _LABELS = {"none": "no isolation", "dref": "DREF", "dapga": "DAPGA", "both": "DREF + DAPGA"}
 

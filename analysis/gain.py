@@ -3,12 +3,13 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import paper, style
+from analysis import paper
 from analysis.effects import Gain
+from unisc.report import style
 
 
 def _line(gain: Gain) -> str:
-    return "-" if gain.composition in style.COLOURS else "--"
+    return "-" if style.is_composition(gain.composition) else "--"
 
 
 def draw(gains: list[Gain]) -> Figure:
@@ -16,7 +17,7 @@ def draw(gains: list[Gain]) -> Figure:
     fig, (ours, theirs) = style.figure(2, 8.6, 3.7, width_ratios=(1.65, 1))
     spread = 0.012 * np.log(gains[0].params.max() / gains[0].params.min())
     for index, gain in enumerate(gains):
-        colour = style.colour(gain.composition) if gain.composition in style.COLOURS else style.MUTED
+        colour = style.colour(gain.composition) if style.is_composition(gain.composition) else style.MUTED
         # A little to the side, so that intervals of one size do not hide each other.
         x = gain.params * np.exp(spread * (index - (len(gains) - 1) / 2))
         values = np.array([c.value for c in gain.contrasts])

@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import style
 from analysis.laws import LEVEL, Curve
+from unisc.report import style
+from unisc.report.numbers import short
 
 
 def draw(curves: Mapping[str, Curve], floor: float | None, floor_kind: str) -> Figure:
@@ -20,7 +21,7 @@ def draw(curves: Mapping[str, Curve], floor: float | None, floor_kind: str) -> F
         ax.set_title(name, color=style.colour(name), fontweight="bold")
         ax.set_xlabel("training examples" if curve.two_axes else "dense parameters")
         if floor is not None:
-            ax.axhline(floor, color=style.FLOOR, lw=1.1, ls=(0, (5, 2)), zorder=2)
+            ax.axhline(floor, color=style.INK, lw=1.1, ls=(0, (5, 2)), zorder=2)
         style.log_counts(ax.xaxis)
     axes[0].set_ylim(*_limits(curves, floor))
     for ax, curve in zip(axes, curves.values(), strict=True):
@@ -28,10 +29,10 @@ def draw(curves: Mapping[str, Curve], floor: float | None, floor_kind: str) -> F
     first = next(iter(curves.values()))
     axes[0].set_ylabel("log loss, expected" if first.metric.endswith("expected") else "log loss")
     handles: list[Line2D] = [
-        Line2D([], [], color=shade[size], marker="o", ms=4, label=f"{style.quantity(size)} dense parameters") for size in sizes
+        Line2D([], [], color=shade[size], marker="o", ms=4, label=f"{short(size)} dense parameters") for size in sizes
     ]
     if floor is not None:
-        handles.append(Line2D([], [], color=style.FLOOR, lw=1.1, ls=(0, (5, 2)), label=f"oracle, {floor_kind} ({floor:.4f})"))
+        handles.append(Line2D([], [], color=style.INK, lw=1.1, ls=(0, (5, 2)), label=f"oracle, {floor_kind} ({floor:.4f})"))
     handles.append(Line2D([], [], color=style.MUTED, lw=6, alpha=0.35, label=f"fitted E, {LEVEL:.0%} interval"))
     fig.legend(handles=handles, loc="outside lower center", ncols=4)
     return fig

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import style
 from analysis.laws import Curve
+from unisc.report import style
 
 _METHODS = {"law": "law", "log_linear": "log-linear", "carry_forward": "carry forward", "mean": "mean"}
 

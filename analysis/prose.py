@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from unisc.report.numbers import short
+
 Section = Mapping[str, Any]
 
 
@@ -47,7 +49,7 @@ def headline(summary: Section) -> list[str]:
     over, level = joint["joint_over_model"], f"{joint['joint_over_model']['level']:.0%}"
     unit = joint["unit"]
     sure = f"{level} interval" if over["low"] is not None else "no interval"
-    span = f"from {count(joint['small'])} to {count(joint['large'])} dense parameters"
+    span = f"from {short(joint['small'])} to {short(joint['large'])} dense parameters"
     if over["low"] is None:
         opening = (
             f"Not resolved: with one seed there is no interval. Scaling data and model together gained "
@@ -143,7 +145,7 @@ def ablation_sentence(section: Section) -> str:
     difference = f"a difference of {interval(gap, 3, True)} {section['unit']}"
     return (
         f"{verdict}: on {flip['composition']} data the change over {reference} is {changes}, {difference} "
-        f"({sample(gap)}, {count(section['num_params_dense'])} dense parameters). The paper reports −0.43 and +0.32."
+        f"({sample(gap)}, {short(section['num_params_dense'])} dense parameters). The paper reports −0.43 and +0.32."
     )
 
 
@@ -164,11 +166,3 @@ def real_sentence(section: Section) -> str:
     if against.get("low") is not None:
         by = f"; list by list the difference is {interval(against, 4, True)} (n = {against['num_requests']:,} lists)"
     return f"{text}, which {relation} the last-touched rule's {number(rule, 4)}{resolved}{by}."
-
-
-def count(value: float) -> str:
-    """Write a number of parameters shortly."""
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}"

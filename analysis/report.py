@@ -5,7 +5,6 @@ its keys described in `summary.schema.md` beside it), `laws.json` (fits with con
 and `runs.parquet` (a row a run).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ import tyro
 from matplotlib.figure import Figure
 
 from analysis import ablation as ablation_figure
-from analysis import effects, gain, laws, loss, predicted, real, sections, style, volumes
+from analysis import effects, gain, laws, loss, predicted, real, sections, volumes
 from analysis.study import StudyResult, load
 from unisc.errors import InputError, run_command
+from unisc.report import style
 
 _SCHEMA_FILE = Path(__file__).with_name("summary.schema.md")
 
@@ -42,13 +42,10 @@ def build(study: StudyResult, out_dir: Path, draws: int = 500) -> Path:
     findings = analyse(study, draws)
     out_dir.mkdir(parents=True, exist_ok=True)
     figures = {name: style.save(fig, out_dir / "figures", name)["svg"] for name, fig in _draw(findings).items()}
-    (out_dir / "summary.json").write_text(_json(findings.summary))
-    (out_dir / "laws.json").write_text(_json(_laws(findings.curves)))
     (out_dir / "summary.schema.md").write_text(_SCHEMA_FILE.read_text())
     pq.write_table(pa.table({name: pa.array(column.tolist()) for name, column in study.runs.items()}), out_dir / "runs.parquet")
-    page = out_dir / "index.html"
-    page.write_text(sections.write(study, findings.summary, figures).html())
-    return page
+    page = sections.write(study, findings.summary, figures)
+    return page.write(out_dir, {"summary.json": findings.summary, "laws.json": _laws(findings.curves)})
 
 
 def build_from(study_dir: Path, out_dir: Path) -> Path:
@@ -182,10 +179,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _json(value: Any) -> str:
-    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
 
 
 def main(study_dir: tyro.conf.Positional[Path], /, out: Path = Path("report")) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from analysis import prose
-from analysis.page import Page
-from analysis.study import StudyResult
+from analysis.study import NUMBERS, TEXT, StudyResult
+from unisc.report.numbers import short
+from unisc.report.page import Page
 
 _LEVEL_NOTE = (
     "Intervals over runs pool the error of training seeds over all cells, with seeds as blocks; they do not cover another "
@@ -102,9 +103,9 @@ def _full_lists(page: Page, summary: Mapping[str, Any]) -> None:
     page.text("Gain over exposed data when the whole candidate list is ranked, no position given, at full data.", kind="note")
     for name, table in section["by_metric"].items():
         page.text(f"In percentage points of {_FULL_NAMES[name]}:")
-        sizes = [prose.count(row["num_params_dense"]) for row in next(iter(table.values()))]
+        sizes = [short(row["num_params_dense"]) for row in next(iter(table.values()))]
         rows = [[composition, *(prose.interval(row, 2, True) for row in one)] for composition, one in table.items()]
-        page.table(["composition", *sizes], rows)
+        page.table(["composition", *sizes], rows, text=range(1 + len(sizes)))
     one = next(iter(next(iter(section["by_metric"].values())).values()))[0]
     page.text(f"Brackets are {summary['level']:.0%} intervals ({prose.sample(one)}).", kind="note")
 
@@ -141,6 +142,7 @@ def _loss(page: Page, summary: Mapping[str, Any], figures: Mapping[str, Path]) -
             ]
             for name, entry in fits.items()
         ],
+        text=range(10),
     )
     page.items(prose.floor_sentence(name, entry, kind or "") for name, entry in fits.items())
     if "loss" in figures:
@@ -196,33 +198,33 @@ def _volumes(page: Page, summary: Mapping[str, Any], figures: Mapping[str, Path]
         page.figure(figures["volumes"], "Volume of each composition relative to exposed data; lines mark the paper's table.")
 
 
-def _volume(entry: Mapping[str, Any], kind: str) -> tuple[str, float]:
+def _volume(entry: Mapping[str, Any], kind: str) -> str:
     if kind not in entry:
-        return "n/a", float("nan")
+        return "n/a"
     ours, theirs = entry["relative"].get(kind), entry["paper"].get(kind)
     ratios = [f"{ours:.2f}×" if ours is not None else "", f"paper {theirs:.1f}×" if theirs is not None else ""]
     inside = ", ".join(ratio for ratio in ratios if ratio)
-    return f"{entry[kind]:,.0f}" + (f" ({inside})" if inside else ""), entry[kind]
+    return f"{entry[kind]:,.0f}" + (f" ({inside})" if inside else "")
 
 
 def _real(page: Page, section: Mapping[str, Any]) -> None:
     page.heading("Against rules that need no model")
     if section.get("num_requests"):
         page.text(f"{section['num_requests']:,.0f} test requests.", kind="note")
-    nan = float("nan")
 
-    def shown(value: float | None) -> tuple[str, float]:
-        return (f"{value:.4f}", value) if value is not None else ("n/a", nan)
+    def shown(value: float | None) -> str:
+        return f"{value:.4f}" if value is not None else "n/a"
 
-    rows: list[list[Any]] = []
-    for name, floor in section["floor"].items():
-        rows.append([name.replace("_", " "), shown(floor.get("mrr")), ("", nan), shown(floor.get("ndcg")), ("", nan)])
+    rows = [
+        [name.replace("_", " "), shown(floor.get("mrr")), "", shown(floor.get("ndcg")), ""]
+        for name, floor in section["floor"].items()
+    ]
     for name, entry in section["by_composition"].items():
-        cells: list[Any] = [f"HHSFT, {name} data"]
+        cells = [f"HHSFT, {name} data"]
         for metric in ("mrr", "ndcg"):
             one = entry.get(metric, {})
             low, high = one.get("low"), one.get("high")
-            cells += [shown(one.get("value")), (f"[{low:.4f}, {high:.4f}]" if low is not None else "no interval", nan)]
+            cells += [shown(one.get("value")), f"[{low:.4f}, {high:.4f}]" if low is not None else "no interval"]
         rows.append(cells)
     page.table(["ranking", "MRR", "interval", "NDCG", "interval"], rows)
 
@@ -230,18 +232,8 @@ def _real(page: Page, section: Mapping[str, Any]) -> None:
 def _runs(page: Page, study: StudyResult) -> None:
     page.heading("Every run")
     runs = study.runs
-    text = ["study", "size", "composition", "isolation"]
-    numbers = [
-        "fraction",
-        "seed",
-        "num_params_dense",
-        "num_params_embedding",
-        "num_params_active",
-        "num_examples",
-        "train_flops",
-    ]
-    numbers += [*study.metrics, "wall_seconds"]
-    numbers = [name for name in numbers if name in runs and np.isfinite(runs[name]).any()]
+    text = [name for name in TEXT if name != "fingerprint"]
+    numbers = [name for name in (*NUMBERS, *study.metrics) if name in runs and np.isfinite(runs[name]).any()]
     page.text(f"{study.num_runs} runs; the same table is runs.parquet. Click a column's head to sort by it.", kind="note")
     page.table(
         [*text, *[name.removeprefix("eval/") for name in numbers], "fingerprint"],
@@ -253,6 +245,7 @@ def _runs(page: Page, study: StudyResult) -> None:
             ]
             for row in range(study.num_runs)
         ],
+        text=(*range(len(text)), len(text) + len(numbers)),
         sortable=True,
     )
 

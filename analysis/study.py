@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
 from unisc.sweep.record import read_records
 
@@ -36,8 +37,6 @@ NUMBERS = (
     "wall_seconds",
 )
 _REQUIRED = ("composition", "size", "num_params_dense", "seed")
-# Compositions in the order in which each adds to the last; unknown ones follow in the order of the table.
-COMPOSITIONS = ("exposed", "unexposed", "attributed", "searchified")
 ISOLATIONS = ("none", "dref", "dapga", "both")
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import paper, style
+from analysis import paper
+from unisc.report import style
 
 KINDS = ("requests", "samples", "positives")
 

@@ -31,6 +31,7 @@ from tensorflow_datasets.core.dataset_builder import BuilderConfig
 
 from data_gen.columnar import FIRST_ROW, ColumnCodec, blocks, codecs, lengths_name
 from unisc.errors import InputError
+from unisc.files import new_directory
 
 ROWS_PER_BLOCK = 256
 BLOCKS_PER_SHARD = 1024
@@ -213,26 +214,3 @@ def prepare(make: Callable[[Path], BlockBuilder], directory: Path) -> BlockBuild
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return builder
-
-
-@contextlib.contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
-    """Give a folder to write in, which becomes `out` once the block ends without an error.
-
-    Raises:
-      InputError: `out` holds something, or cannot be written.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists; remove it or give another output folder")
-    aside = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        yield aside
-        aside.chmod(0o755)
-        aside.rename(out)
-    except OSError as e:
-        raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)

@@ -18,8 +18,8 @@ from data_gen.marketplace.config import MarketplaceConfig
 from data_gen.marketplace.generate import generate
 from unisc.config import to_plain
 from unisc.data import manifest
-from unisc.data.manifest import write_text_atomic
 from unisc.errors import InputError
+from unisc.files import write_atomic
 
 NAMES = ("logs", "samples", "runs", "report")
 PACKAGES = ("unisc", "jax", "flax", "optax", "numpy", "duckdb", "ibis-framework", "pyarrow")
@@ -45,7 +45,7 @@ class Stages:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-            write_text_atomic(self._timing, json.dumps(self.seconds))
+            write_atomic(self._timing, json.dumps(self.seconds))
 
     def say(self, text: str) -> None:
         """Show one line of progress within a step."""
@@ -58,7 +58,7 @@ class Stages:
         machine = {"cores": self.workers, "processor": _processor(), "platform": f"{platform.system()} {platform.machine()}"}
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
         text = json.dumps({**facts, "wall_seconds": wall, "machine": machine, "versions": versions}, indent=1)
-        write_text_atomic(self.work / "study.json", text)
+        write_atomic(self.work / "study.json", text)
 
 
 def make_logs(config: MarketplaceConfig, out: Path, stages: Stages) -> dict[str, Any]:

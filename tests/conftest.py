@@ -1,10 +1,13 @@
-"""For all tests: shapes in signatures are checked at run time (they cost nothing outside tests)."""
+"""For all tests: shapes in signatures are checked at run time, which costs nothing elsewhere; files of helpers are imported."""
 
+import importlib.util
 import os
 import signal
 import sys
 import types
+from pathlib import Path
 
+import pytest
 from beartype import beartype
 from jaxtyping import install_import_hook
 
@@ -21,3 +24,23 @@ checker = types.ModuleType("unisc_test_type_checker")
 checker.check = lambda f: f if f.__qualname__.endswith("Config.__init__") else beartype(f)
 sys.modules[checker.__name__] = checker
 install_import_hook(["unisc.nn", "unisc.models", "unisc.objectives"], f"{checker.__name__}.check")
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_file():
+    """Import a file of helpers beside the tests, which are no package, by its path."""
+    return _load_file
+
+
+@pytest.fixture(scope="session")
+def tiny(load_file):
+    """The writer of small samples directories."""
+    return load_file(Path(__file__).parent / "data" / "tiny_samples.py")

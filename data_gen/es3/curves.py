@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from data_gen.sql import Rows, log_bin, rows, scan
+from data_gen.es3.sql import Rows, log_bin, rows, scan
 from unisc.data.schema import SAMPLES
 from unisc.errors import InputError
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_gen.blocks import ROWS_PER_BLOCK, BlockBuilder, BlockConfig, Rows, new_directory, prepare
+from data_gen.blocks import ROWS_PER_BLOCK, BlockBuilder, BlockConfig, Rows, prepare
 from unisc.data import manifest
 from unisc.data.blocks import CANDIDATE_LISTS, HISTORY_LISTS, LENGTHS, ORIGINS, TABLES
 from unisc.data.columns import SPLITS, first_line, read_chunks
@@ -22,6 +22,7 @@ from unisc.data.encode import TASKS, Catalog
 from unisc.data.schema import SAMPLES
 from unisc.data.survey import Survey, layout_to_json
 from unisc.errors import InputError
+from unisc.files import new_directory
 
 
 class Es3(BlockBuilder, skip_registration=True):

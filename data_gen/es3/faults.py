@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.es3.curves import Samples
-from data_gen.sql import scan
+from data_gen.es3.sql import scan
 from unisc.data import manifest
 from unisc.errors import InputError
 

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from data_gen.page import number
-from data_gen.plots import COLOURS, INK, MARKERS, MUTED, PERCENT, STYLES, cumulative, figure, rates, times, up_to
-from data_gen.sql import Rows, bin_start
+from data_gen.es3.plots import cumulative, rates, times, up_to
+from data_gen.es3.sql import Rows, bin_start
+from unisc.report.numbers import number
+from unisc.report.style import COLOURS, INK, LINES, MARKERS, MUTED, PERCENT, figure
 
 PAPER = {
     "requests": {"exposed": 1, "unexposed": 1, "attributed": 1, "searchified": 2},
@@ -76,7 +77,7 @@ def lags(rows: Rows, windows: Mapping[str, int]) -> Figure | None:
         some = [row for row in rows if row["kind"] == kind]
         for row in some:
             label = f"level {row['level']}, {row['origin']} (n = {row['n']:,})"
-            style = STYLES[origins.index(row["origin"]) % 4]
+            style = LINES[origins.index(row["origin"]) % 4]
             cumulative(ax, row["bins"], label=label, color=COLOURS[(row["level"] - 2) % 8], ls=style)
         ax.axvline(windows[kind], color=MUTED, lw=1)
         ax.set(title=f"{kind}s", xlabel="from the request to the event")
@@ -151,7 +152,7 @@ def histories(lengths: Rows, ages: Rows) -> Figure:
     for row in ages:
         counts[row["origin"]][row["bin"]] += row["n"]
     for i, (name, bins) in enumerate(counts.items()):
-        cumulative(right, bins.items(), label=f"{name} (n = {bins.total():,})", color=COLOURS[i % 8], ls=STYLES[i % 4])
+        cumulative(right, bins.items(), label=f"{name} (n = {bins.total():,})", color=COLOURS[i % 8], ls=LINES[i % 4])
     right.set(xlabel="age of the event at the request", ylabel="share of events so far")
     right.yaxis.set_major_formatter(PERCENT)
     if ages:
@@ -192,7 +193,7 @@ def prices(rows: Rows) -> Figure | None:
             bins[row["bin"]] += row["n"]
         if total := bins.total():
             x, y = [2 ** ((b + 0.5) / 2) - 1 for b in sorted(bins)], [bins[b] / total for b in sorted(bins)]
-            ax.plot(x, y, MARKERS[i] + STYLES[i], color=COLOURS[i], label=f"{name} (n = {total:,})")
+            ax.plot(x, y, MARKERS[i] + LINES[i], color=COLOURS[i], label=f"{name} (n = {total:,})")
     ax.set(xscale="log", xlabel="price, half-octave bins", ylabel="share of candidates")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(round(x, 2))))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -214,7 +215,7 @@ def truth(sections: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure | N
         for i, name in enumerate(("exposed", "unexposed")):
             mean = sections[kind].get("unlabelled", {}).get(name, {}).get("mean_probability")
             if mean is not None:
-                ax.axvline(mean, color=COLOURS[i + 1], ls=STYLES[i + 1], label=f"unlabelled, {name}")
+                ax.axvline(mean, color=COLOURS[i + 1], ls=LINES[i + 1], label=f"unlabelled, {name}")
         ax.set_yticks(range(len(rows)), [f"{name} ({row.get('labels', 0):,})" for name, row in rows.items()])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set(title=f"{kind} labels", xlabel="mean true probability", xlim=(0, None))

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_gen.es3 import figures
-from data_gen.page import Page, duration, number, percent
-from data_gen.sql import wilson
+from data_gen.es3.sql import wilson
+from unisc.report.numbers import duration, number, percent
+from unisc.report.page import Page
 
 QUERY_LEVELS = ("own past query", "co-occurring query", "nearest query")
 """What the levels of the query fallback are called in the build's counts, from level 1 on."""

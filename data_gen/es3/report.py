@@ -7,11 +7,11 @@ from typing import Any
 
 from data_gen.es3 import curves, faults
 from data_gen.es3.attribution import REASONS
+from data_gen.es3.facts import write_facts
 from data_gen.es3.label_sections import QUERY_LEVELS
 from data_gen.es3.sections import compose
+from data_gen.es3.sql import connect
 from data_gen.es3.verdicts import judge
-from data_gen.public.facts import write_facts
-from data_gen.sql import connect
 from unisc.data import manifest
 from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
@@ -49,7 +49,7 @@ def write_report(samples: Path, out: Path | None = None, *, logs: Path | None = 
     """
     samples = samples.absolute()
     about, numbers = examine(samples, logs=logs)
-    compose(about, numbers).write(out or samples.with_name(samples.name + ".report"), numbers)
+    compose(about, numbers).write(out or samples.with_name(samples.name + ".report"), {"quality.json": numbers})
     return numbers
 
 

@@ -7,7 +7,8 @@ from data_gen.es3 import figures
 from data_gen.es3.curves import MAX_POSITION
 from data_gen.es3.label_sections import QUERY_LEVELS, labels, searchification, truth
 from data_gen.es3.verdicts import FACT, LOOK
-from data_gen.page import Page, duration, flatten, percent
+from unisc.report.numbers import duration, flatten, percent
+from unisc.report.page import Page
 
 
 def compose(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> Page:

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_gen.es3.figures import PAPER
-from data_gen.page import percent
-from data_gen.sql import wilson
+from data_gen.es3.sql import wilson
+from unisc.report.numbers import percent
 
 HOLDS, LOOK, FACT = "holds", "look", "fact"
 QUARANTINE, NEAREST, PRECISION, MIN_LABELS = 0.01, 0.5, 0.5, 30

@@ -5,8 +5,6 @@ of `unisc.data.schema` where the source has them, else interactions, sequences o
 stays absent and is named in `cannot_give`; nothing is invented in its place.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ import pyarrow.parquet as pq
 from unisc.data import manifest
 from unisc.data.schema import LOG_TABLES, TableSchema
 from unisc.errors import InputError
+from unisc.files import new_directory, refuse_existing
 
 INTERACTIONS = TableSchema(
     name="interactions",
@@ -130,23 +129,18 @@ def convert(adapter: Adapter, path: Path, out: Path) -> dict[str, Any]:
     Raises:
       InputError: as the adapter's `read`; an output folder that holds something or cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists; remove it or give another output folder")
+    refuse_existing(out)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the folder that holds {', '.join(adapter.columns)}")
     converted = adapter.read(path)
-    aside = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{adapter.name}-", dir=out.parent))
-        aside.chmod(0o755)
+    with new_directory(out) as aside:
         for name, table in converted.tables.items():
             declared = TABLES[name].columns
             schema = pa.schema([f for f in declared if f.name in table.column_names])
             (aside / name).mkdir()
             pq.write_table(table.select(schema.names).cast(schema), aside / name / "part-00000.parquet", compression="zstd")
         extra = {"domains": list(converted.domains) if converted.domains else None, "test_start": converted.test_start}
-        made = manifest.write(
+        return manifest.write(
             aside,
             kind=converted.kind,
             config={"source": adapter.name, **converted.config},
@@ -160,10 +154,3 @@ def convert(adapter: Adapter, path: Path, out: Path) -> dict[str, Any]:
             quality=dict(converted.quality),
             **extra,
         )
-        aside.rename(out)
-    except OSError as e:
-        raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-    return made

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_gen.blocks import ROWS_PER_BLOCK, BlockBuilder, BlockConfig, Rows, new_directory, prepare
+from data_gen.blocks import ROWS_PER_BLOCK, BlockBuilder, BlockConfig, Rows, prepare
 from data_gen.public.adapter import KINDS_OF_DIRECTORY, RANKED_LISTS, TABLES
 from unisc.data import manifest
 from unisc.data.schema import KINDS
 from unisc.errors import InputError
+from unisc.files import new_directory
 
 KIND = "tables"
 """The kind that the manifest of such a dataset directory states."""

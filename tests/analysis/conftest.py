@@ -1,6 +1,5 @@
 """Fixtures for tests of the report: synthetic studies, and one report built from each."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,13 +9,9 @@ from analysis.report import build
 
 
 @pytest.fixture(scope="session")
-def synthetic():
+def synthetic(load_file):
     """The maker of synthetic studies."""
-    spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).with_name("synthetic.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(Path(__file__).with_name("synthetic.py"))
 
 
 @pytest.fixture(scope="session")

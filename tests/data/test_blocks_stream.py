@@ -1,7 +1,6 @@
 """The order of batches from blocks: decided by the seed, complete, resumable to the bit, and shared out among hosts."""
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -196,13 +195,8 @@ def test_a_damaged_record_ends_the_iteration_with_one_line(dataset, tmp_path, sh
 
 
 @pytest.fixture(scope="module")
-def tiny_model():
-    path = Path(__file__).parents[1] / "train" / "tiny_model.py"
-    spec = importlib.util.spec_from_file_location("tiny_model", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.TinyModel
+def tiny_model(load_file):
+    return load_file(Path(__file__).parents[1] / "train" / "tiny_model.py").TinyModel
 
 
 class Interrupted(Exception):

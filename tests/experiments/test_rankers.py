@@ -1,6 +1,5 @@
 """`unisc train` takes any ranker from samples to a record, and names a mistake in one line."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,11 +13,7 @@ CODE = "from unisc.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("tiny_samples", ROOT / "tests" / "data" / "tiny_samples.py")
-    assert spec is not None and spec.loader is not None
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
+def samples(tiny, tmp_path_factory):
     train, test = tiny.random_requests(200, seed=1), tiny.random_requests(80, seed=2, first_id=1000)
     return tiny.write_samples(tmp_path_factory.mktemp("rankers") / "exposed", train=train, test=test)
 

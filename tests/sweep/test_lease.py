@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from unisc.files import dumps
 from unisc.sweep import lease as le
-from unisc.sweep.files import dumps
 from unisc.sweep.lease import Observer, process_started
 
 FOREIGN = {"nonce": "theirs", "counter": 1, "released": False, "machine": "elsewhere", "pid": 1, "process_started": 1}

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from unisc import files
 from unisc.errors import InputError
-from unisc.sweep import files
 from unisc.sweep.plan import NAME, Run, check_directory, read_plan, run_folder, write_plan
 from unisc.sweep.record import quarantine_broken, read_record, read_records, read_status, sections_of, write_record
 from unisc.sweep.table import flatten, table, write_table

@@ -1,6 +1,5 @@
 """Fixtures for tests of training: small samples, a small model, and a truth to evaluate against."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,6 @@ from unisc.data.schema import ORACLE
 from unisc.train.loop import TrainConfig
 
 EMBED_DIM = 4
-
-
-def load_file(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    """The writer of small samples directories."""
-    return load_file(Path(__file__).parents[1] / "data" / "tiny_samples.py")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +34,7 @@ def test_columns(samples):
 
 
 @pytest.fixture(scope="session")
-def make_model(train_columns):
+def make_model(load_file, train_columns):
     """Build the test model from a seed."""
     module = load_file(Path(__file__).with_name("tiny_model.py"))
 

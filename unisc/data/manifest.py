@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unisc.data.schema import SCHEMA_VERSION
 from unisc.errors import InputError
+from unisc.files import write_atomic
 
 NAME = "manifest.json"
 _LONGEST_NAME = 250
@@ -48,7 +47,7 @@ def write(directory: Path, *, kind: str, config: Mapping[str, Any], counts: Mapp
         **extra,
         "shards": shards,
     }
-    write_text_atomic(directory / NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    write_atomic(directory / NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
 
 
@@ -68,7 +67,8 @@ def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
 
     Raises:
       InputError: no directory, no manifest, another kind, another schema version, a shard that does not match, or a Parquet
-        file among a table's shards that is none of them (readers take all that lie there).
+        file in a folder that is none of the shards (readers take all that lie there). A manifest that names no shard at all
+        is held to none.
     """
     path = directory / NAME
     if not path.is_file():
@@ -83,34 +83,18 @@ def read(directory: Path, *, kind: str, verify: bool = False) -> dict[str, Any]:
         raise InputError(f"{directory}: holds {_short(found)}, but {kind} are needed here; give another path")
     if version != SCHEMA_VERSION:
         raise InputError(f"{directory}: schema version {_short(version)}, this program reads {SCHEMA_VERSION}; make it again")
-    folders = {name.partition("/")[0] for name in shards}
-    for file in sorted(directory.glob("*/*.parquet")):
-        if file.parent.name in folders and f"{file.parent.name}/{file.name}" not in shards:
-            raise InputError(f"{file}: not named by the manifest; remove it, or make {directory} again")
     for name, (num_bytes, sha256) in shards.items():
         file = directory / name
         if len(name) > _LONGEST_NAME or not file.is_file():
             raise InputError(f"{directory / _short(name)}: named by the manifest but missing; make {directory} again")
         if file.stat().st_size != num_bytes or (verify and file_sha256(file) != sha256):
             raise InputError(f"{file}: does not match the manifest's size or checksum; make {directory} again")
+    for file in sorted(directory.glob("*/*.parquet")) if shards else ():
+        if f"{file.parent.name}/{file.name}" not in shards:
+            raise InputError(f"{file}: not named by the manifest; remove it, or make {directory} again")
     return manifest
 
 
 def _short(value: object) -> str:
     """Show a value from a manifest that may hold anything, in part of a line."""
     return " ".join(str(value).split())[:100]
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

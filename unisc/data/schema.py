@@ -157,16 +157,7 @@ this impression wherever it finishes, `p_click_top` as if shown in the top slot.
 
 CAUSES = TableSchema(
     name="causes",
-    columns=pa.schema(
-        [
-            ("user_id", pa.int32()),
-            ("item_id", pa.int32()),
-            ("ts", pa.int64()),
-            ("domain", pa.string()),
-            ("kind", pa.string()),
-            ("request_id", pa.int64()),
-        ]
-    ),
+    columns=EVENTS.columns,  # `request_id` is the cause here
 )
 """The request that led to each event which happened on none, known for a synthetic shop only; for judging attributed labels."""
 

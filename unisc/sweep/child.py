@@ -24,8 +24,8 @@ from typing import Any, TextIO
 
 from unisc.config import Runtime, from_plain
 from unisc.errors import InputError
+from unisc.files import FULL, dumps
 from unisc.sweep import environment
-from unisc.sweep.files import FULL, dumps
 from unisc.sweep.plan import check_module, run_fingerprint
 from unisc.sweep.record import sections_of
 

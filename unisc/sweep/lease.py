@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from unisc.errors import InputError
-from unisc.sweep.files import dumps, explained, make_folder, read_object, replace_quickly
+from unisc.files import dumps, explained, make_folder, read_object, replace_quickly
 
 Liveness = Literal["free", "alive", "unknown", "stale"]
 

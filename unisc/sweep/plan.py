@@ -11,7 +11,7 @@ from typing import Any
 
 from unisc.config import canonical, fingerprint_plain, to_plain
 from unisc.errors import InputError
-from unisc.sweep.files import dumps, read_object, write_atomic
+from unisc.files import dumps, read_object, write_atomic
 
 SCHEMA = 1
 """Version of everything a sweep directory holds; bumped by hand when its layout changes."""

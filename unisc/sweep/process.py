@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unisc.sweep.files import dumps
+from unisc.files import dumps
 
 GRACE_SECS = 3.0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from unisc.errors import InputError
-from unisc.sweep.files import dumps, explained, read_object, replace_quickly, write_once
+from unisc.files import dumps, explained, read_object, replace_quickly, write_once
 from unisc.sweep.plan import SCHEMA, Run, check_description, read_plan, run_folder
 
 State = Literal["pending", "running", "done", "failed"]

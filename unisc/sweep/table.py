@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unisc.sweep.files import explained
+from unisc.files import explained
 
 
 def flatten(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from unisc.data.manifest import write_text_atomic
+from unisc.files import write_atomic
 
 
 class MetricsLogger:
@@ -17,7 +17,7 @@ class MetricsLogger:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resumed_step]
-        write_text_atomic(path, "".join(kept if resumed_step else []))
+        write_atomic(path, "".join(kept if resumed_step else []))
         self._file = path.open("a")
 
     def write(self, step: int, **values: Any) -> None:

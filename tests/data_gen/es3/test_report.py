@@ -12,10 +12,10 @@ import pytest
 
 from data_gen.es3 import ES3Config, build_all
 from data_gen.es3.__main__ import main
+from data_gen.es3.facts import write_facts
 from data_gen.es3.report import examine, report, write_report
+from data_gen.es3.sql import bin_start, wilson
 from data_gen.public.adapter import Adapter, Converted, convert
-from data_gen.public.facts import write_facts
-from data_gen.sql import bin_start, wilson
 from unisc.data import manifest
 from unisc.data.schema import SAMPLES
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from data_gen.es3 import ES3Config, build_all
 from data_gen.public.adapter import convert
 from data_gen.public.kuairand import ADAPTER, COLUMNS, NUM_TABS, RANDOM, STANDARD, USERS, VIDEOS, read
-from unisc.data.schema import LOG_TABLES
 from unisc.errors import InputError
 
 T0 = 1_650_485_801
@@ -123,11 +122,9 @@ def test_features_and_rows_are_accounted_for(tmp_path):
     assert made.quality["items without features"] == 1
 
 
-def test_es3_builds_and_conserves_labels(tmp_path):
+def test_es3_builds_and_conserves_labels(tmp_path, check_declared):
     convert(ADAPTER, write(tmp_path / "source", feed(), zipped=True), tmp_path / "logs")
-    for name, schema in LOG_TABLES.items():
-        for field in pq.read_schema(tmp_path / "logs" / name / "part-00000.parquet"):
-            assert field.type == schema.columns.field(field.name).type
+    check_declared(tmp_path / "logs")
     built = build_all(tmp_path / "logs", tmp_path / "samples", ES3Config(composition="exposed"), threads=1)
     quality = built["searchified"]["quality"]
     clicks = sum(r["is_click"] for name in (EARLY, LATE, RAND) for r in feed()[name])

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from data_gen.public.adapter import convert
 from data_gen.public.online_retail import ADAPTER, COLUMNS, TRANSACTIONS, read
-from unisc.data.schema import LOG_TABLES
 from unisc.errors import InputError
 
 REAL = Path(os.environ.get("UNISC_REAL_DATA", Path(__file__).parents[3] / ".." / "shared" / "data")) / "online_retail_uci"
@@ -97,12 +96,10 @@ def test_every_line_is_accounted_for_under_one_reason(tmp_path):
     assert quality["items without a title"] == 1
 
 
-def test_written_tables_follow_the_declared_schemas(tmp_path):
+def test_written_tables_follow_the_declared_schemas(tmp_path, check_declared):
     made = convert(ADAPTER, write(tmp_path / "source", ROWS), tmp_path / "made")
     assert made["kind"] == "events"
-    for name in ("items", "users", "events"):
-        for field in pq.read_schema(tmp_path / "made" / name / "part-00000.parquet"):
-            assert field.type == LOG_TABLES[name].columns.field(field.name).type
+    check_declared(tmp_path / "made", ("items", "users", "events"))
     assert not (tmp_path / "made" / "candidates").exists(), "there are no impressions"
 
 

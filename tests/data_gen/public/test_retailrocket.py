@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_gen.public.adapter import TABLES, convert
+from data_gen.public.adapter import convert
 from data_gen.public.retailrocket import ADAPTER, ORIGINAL, SUBSET, TEST, read
 from unisc.errors import InputError
 
@@ -88,14 +88,12 @@ def test_original_form_says_the_same(tmp_path, zipped):
     assert [r["dropped"] for r in made.quality["rows"].values()] == [{"repeats an event of its second": 1}]
 
 
-def test_converted_directory_states_what_it_lacks(tmp_path):
+def test_converted_directory_states_what_it_lacks(tmp_path, check_declared):
     made = convert(ADAPTER, write(tmp_path / "source"), tmp_path / "out")
     assert made["kind"] == "events"
     assert made["counts"] == {"items": 4, "users": 2, "events": 6, "interactions": 2}
     assert any("lists" in words for words in made["cannot_give"])
-    for name in made["counts"]:
-        for field in pq.read_schema(tmp_path / "out" / name / "part-00000.parquet"):
-            assert field.type == TABLES[name].columns.field(field.name).type
+    check_declared(tmp_path / "out", made["counts"])
 
 
 def bad(change, place=1):

@@ -16,8 +16,8 @@ from typing import Any
 from unisc.config import Runtime, to_json
 from unisc.cpu import keep_memory
 from unisc.errors import InputError
+from unisc.files import make_folder
 from unisc.sweep import worker as work
-from unisc.sweep.files import make_folder
 from unisc.sweep.plan import DEFAULT_PREFIXES, Run, run_folder, write_plan
 from unisc.sweep.progress import Display
 from unisc.sweep.record import read_records, read_status, write_status

@@ -12,12 +12,14 @@ import duckdb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from data_gen.page import Page, duration, flatten, number, percent
-from data_gen.plots import COLOURS, MARKERS, PERCENT, STYLES, cumulative, figure, times, up_to
-from data_gen.sql import Rows, bin_start, connect, log_bin, rows, scan, wilson
+from data_gen.es3.plots import cumulative, times, up_to
+from data_gen.es3.sql import Rows, bin_start, connect, log_bin, rows, scan, wilson
 from unisc.data import manifest
 from unisc.data.schema import KINDS
 from unisc.errors import InputError
+from unisc.report.numbers import duration, flatten, number, percent
+from unisc.report.page import Page
+from unisc.report.style import COLOURS, LINES, MARKERS, PERCENT, figure
 
 DAY = 86400
 STEPS = (("click", "cart"), ("cart", "purchase"), ("click", "purchase"))
@@ -54,7 +56,7 @@ def write_facts(directory: Path, out: Path | None = None) -> dict[str, Any]:
         }
     if not numbers["cannot_give"]:
         numbers["cannot_give"] = _as_list(numbers["source"].get("cannot_give"))
-    _page(about, numbers).write(out or directory.with_name(directory.name + ".report"), numbers)
+    _page(about, numbers).write(out or directory.with_name(directory.name + ".report"), {"quality.json": numbers})
     return numbers
 
 
@@ -182,7 +184,7 @@ def _steps(page: Page, steps: Rows) -> None:
         fig, (ax,) = figure(1, width=6.5, height=3.2)
         for i, row in enumerate(some):
             label = f"{row['first']} to {row['then']} (n = {row['went_on']:,})"
-            cumulative(ax, row["bins"], label=label, color=COLOURS[i], ls=STYLES[i])
+            cumulative(ax, row["bins"], label=label, color=COLOURS[i], ls=LINES[i])
         times(ax, 1, max(bin_start(row["bins"][-1][0] + 1) for row in some))
         ax.set(xlabel="from the first event to the second", ylabel="share of pairs that went on")
         ax.yaxis.set_major_formatter(PERCENT)
@@ -197,7 +199,7 @@ def _days(days: Rows) -> Figure:
         some = [row for row in days if row["kind"] == kind]
         if some:
             x, y = [row["day"] - first for row in some], [row["n"] for row in some]
-            ax.plot(x, y, MARKERS[i] + STYLES[i], color=COLOURS[i], ms=3, lw=1, label=f"{kind} (n = {sum(y):,})")
+            ax.plot(x, y, MARKERS[i] + LINES[i], color=COLOURS[i], ms=3, lw=1, label=f"{kind} (n = {sum(y):,})")
     start = datetime.fromtimestamp(first * DAY, UTC).date()
     ax.set(xlabel=f"day, 0 is {start}", ylabel="events a day")
     if days and max(row["n"] for row in days) > 10 * min(row["n"] for row in days):

@@ -1,27 +1,14 @@
-"""One look for the figures of reports, colour-blind safe, and the few kinds of curves they draw."""
+"""The few kinds of curves that reports on data draw: shares over time, rates with their intervals, shares up to a count."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")  # Before pyplot, which would look for a display.
-
-import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from data_gen.sql import Rows, bin_start, wilson
-
-# Okabe and Ito's palette, distinct under the common colour deficiencies; markers say the same without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#666666")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-INK, MUTED = "#1b1f24", "#6b7280"
-STYLES = ("-", "--", ":", "-.")
-PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.3g}%")
+from data_gen.es3.sql import Rows, bin_start, wilson
+from unisc.report.style import COLOURS, LINES, MARKERS, PERCENT
 
 _TIMES = {
     1: "1 s",
@@ -34,38 +21,6 @@ _TIMES = {
     604800: "7 d",
     2592000: "30 d",
 }
-
-
-def figure(columns: int, width: float = 9.0, height: float = 3.0, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a themed figure with a row of axes, laid out without overlaps."""
-    sns.set_theme(
-        context="paper",
-        style="ticks",
-        palette=list(COLOURS),
-        rc={
-            "svg.fonttype": "none",
-            "svg.hashsalt": "unisc",
-            "font.family": "sans-serif",
-            "font.sans-serif": ["DejaVu Sans"],
-            "axes.labelsize": 9,
-            "axes.titlesize": 9.5,
-            "axes.titlelocation": "left",
-            "axes.edgecolor": MUTED,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.color": "#e8eaed",
-            "xtick.labelsize": 8,
-            "ytick.labelsize": 8,
-            "legend.fontsize": 8,
-            "legend.frameon": False,
-            "lines.linewidth": 1.5,
-            "lines.markersize": 4.5,
-        },
-    )
-    fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
-    return fig, list(axes[0])
 
 
 def cumulative(ax: Axes, bins: Iterable[tuple[int, int]], **style: Any) -> None:
@@ -96,7 +51,7 @@ def rates(ax: Axes, points: Sequence[tuple[int, float, float]], index: int, labe
     spans = [wilson(k, n) for _, k, n in points]
     below = [max(0.0, rate - low) for rate, (low, _) in zip(y, spans, strict=True)]
     above = [max(0.0, high - rate) for rate, (_, high) in zip(y, spans, strict=True)]
-    fmt = MARKERS[index % 8] + STYLES[index % 4]
+    fmt = MARKERS[index % 8] + LINES[index % 4]
     ax.errorbar(x, y, [below, above], fmt=fmt, color=COLOURS[index % 8], elinewidth=1, label=label, ms=3.5, lw=1)
 
 
@@ -110,7 +65,7 @@ def up_to(ax: Axes, rows: Rows, key: str, group: Callable[[Mapping[str, Any]], s
         ticks = sorted(counts[name])
         heights = [(so_far := so_far + counts[name][t]) / total for t in ticks]
         label = f"{name} (n = {total:,})"
-        ax.step([ticks[0], *ticks], [0, *heights], where="post", color=COLOURS[i % 8], ls=STYLES[i % 4], label=label)
+        ax.step([ticks[0], *ticks], [0, *heights], where="post", color=COLOURS[i % 8], ls=LINES[i % 4], label=label)
     ax.yaxis.set_major_formatter(PERCENT)
     ax.set_ylim(0, 1.02)
     ax.legend(loc="best")

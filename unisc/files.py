@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -30,12 +32,7 @@ def explained(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, text: str) -> None:
     """Replace a file so that a reader, even after a power cut, sees the old text or the new, never a part."""
     with explained(path):
-        temporary = _write_beside(path, text)
-        try:
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        _replace(path, _write_beside(path, text))
         _sync_folder(path.parent)
 
 
@@ -56,12 +53,7 @@ def write_once(path: Path, text: str) -> bool:
 def replace_quickly(path: Path, text: str) -> None:
     """Replace a file atomically for readers, without the cost of a disk flush: for heartbeats and progress."""
     with explained(path):
-        temporary = _write_beside(path, text, sync=False)
-        try:
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        _replace(path, _write_beside(path, text, sync=False))
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
@@ -85,6 +77,34 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def refuse_existing(out: Path) -> None:
+    """Raise InputError if an output folder is there and holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: already exists; remove it or give another output folder")
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """Give a folder to write in, which becomes `out` once the block ends without an error.
+
+    Raises:
+      InputError: `out` holds something, or cannot be written.
+    """
+    refuse_existing(out)
+    aside = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        yield aside
+        aside.chmod(0o755)
+        aside.rename(out)
+    except OSError as e:
+        raise InputError(f"{e.filename or out}: {e.strerror or e}; check that the folder is writable and has space") from e
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
 def _write_beside(path: Path, text: str, *, sync: bool = True) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.tmp")
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -98,6 +118,14 @@ def _write_beside(path: Path, text: str, *, sync: bool = True) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _replace(path: Path, temporary: Path) -> None:
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
