@@ -10,8 +10,8 @@ from unisc.scaling.contract import Contract
 from unisc.scaling.fit import Fit, fit
 from unisc.scaling.intervals import Interval, bootstrap
 from unisc.scaling.optimal import Path, Surface, compute_to_reach, ln_optimal_size, loss_along
-from unisc.scaling.pinned import penalty, refit_with_floor
 from unisc.scaling.power import percentile_interval
+from unisc.scaling.solve import solve
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,33 +124,24 @@ class Recipe:
 
     def with_floor(self, floor: float, floors=None) -> Surface:
         """Refit with the floor pinned at a number; `floors` (S,) pins the floor of every draw, by default at the same."""
-        contract, surface = self.fitted.contract, self.surface
-        slopes = np.array([0.5, 1.0, 2.0])
-        starts = np.array([self._through_middle(floor, *surface.natural[3:] * (u, v)) for u in slopes for v in slopes])
-        tried = refit_with_floor(self.size, self.data, self.loss, np.full(len(starts), floor), contract, start=starts)
-        best = tried[np.argmin([self._misfit(natural) for natural in tried])]
-        draws = len(surface.draws)
-        floors = np.full(draws, floor) if floors is None else np.asarray(floors, float)
+        lowest = float(self.loss.min())
+        levels = np.full(len(self.surface.draws), floor) if floors is None else np.asarray(floors, float)
+        for level in (floor, float(levels.max())):
+            if not 0 <= level < lowest:
+                raise InputError(f"the floor {level:.4g} is not from 0 to the smallest loss, {lowest:.4g}; give one that is")
+        contract, columns = self.fitted.contract, (self.size, self.data, self.loss)
+        pinned = fit("chinchilla", *columns, contract=contract, fixed={"E": floor})
         labels = np.arange(len(self.loss)) if self.clusters is None else np.unique(self.clusters, return_inverse=True)[1]
         groups = int(labels.max()) + 1
         # Another stream than the free fit's: a shared floor's draws come from the other recipe.
         rng = np.random.default_rng([self.seed, 1])
-        times = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)[:, labels].astype(float)
-        start = np.tile(best, (draws, 1))
-        refits = refit_with_floor(self.size, self.data, self.loss, floors, contract, start=start, weight=times)
-        return Surface(best, refits, surface.flops_factor, f"{surface.method}, floor pinned")
-
-    def _through_middle(self, floor: float, alpha: float, beta: float) -> np.ndarray:
-        half = (np.median(self.loss) - floor) / 2
-        amplitudes = (half * np.exp(s * np.log(v).mean()) for s, v in ((alpha, self.size), (beta, self.data)))
-        return np.array([floor, *amplitudes, alpha, beta])
-
-    def _misfit(self, natural: np.ndarray) -> float:
-        floor, a, b, alpha, beta = natural
-        value = floor + a * self.size**-alpha + b * self.data**-beta
-        contract = self.fitted.contract
-        residual = np.log(value / self.loss) if contract.space == "log" else value - self.loss
-        return float(penalty(residual, contract).sum())
+        times = rng.multinomial(groups, np.full(groups, 1 / groups), size=len(levels))[:, labels]
+        start, lower, upper = (np.tile(of, (len(levels), 1)) for of in (pinned.theta, pinned.lower, pinned.upper))
+        start[:, 0] = lower[:, 0] = upper[:, 0] = np.log(np.maximum(levels, 1e-300))
+        refits = solve(pinned.problem, start, lower, upper, times)
+        natural = pinned.law.natural(np.concatenate([pinned.theta[None], refits.theta]))
+        method = f"{self.surface.method}, floor pinned"
+        return Surface(natural[0], natural[1:], self.surface.flops_factor, method)
 
 
 @dataclass(frozen=True, slots=True)
