@@ -161,7 +161,7 @@ def num_params(config: RankMixerConfig, spec: FeatureSpec) -> ParamCount:
     dense = tokens_params(spec, embed_dim=config.embed_dim, num_tokens=tokens, dim=dim)
     dense += layers * (inner + dim + 2 * router) + (dim + 1) * len(spec.tasks)
     idle = layers * (inner // experts * (experts - config.active_experts) + router)
-    return ParamCount(embedding=spec.num_rows * config.embed_dim, dense=dense, active=dense - idle)
+    return ParamCount(embedding=spec.num_rows * config.embed_dim, dense=dense, active=dense - idle, train_only=layers * router)
 
 
 def flops_per_example(config: RankMixerConfig, spec: FeatureSpec) -> FlopCount:

@@ -168,8 +168,9 @@ def num_params(config: TokenMixerLargeConfig, spec: FeatureSpec) -> ParamCount:
     head = (dim + 1) * len(spec.tasks)
     dense = tokens_params(spec, embed_dim=config.embed_dim, num_tokens=tokens, dim=dim, global_token=True)
     dense += networks * (inner + dim + (dim + 1) * (experts - 1)) + (config.num_shallow + 1) * head
-    idle = networks * (inner // experts) * (experts - config.active_experts) + config.num_shallow * head
-    return ParamCount(embedding=spec.num_rows * config.embed_dim, dense=dense, active=dense - idle)
+    shallow = config.num_shallow * head
+    idle = networks * (inner // experts) * (experts - config.active_experts) + shallow
+    return ParamCount(embedding=spec.num_rows * config.embed_dim, dense=dense, active=dense - idle, train_only=shallow)
 
 
 def flops_per_example(config: TokenMixerLargeConfig, spec: FeatureSpec) -> FlopCount:
