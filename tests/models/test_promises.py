@@ -192,10 +192,11 @@ def test_gradients_are_finite_where_a_request_is_nothing_but_masked_events(make_
 
 
 def test_logits_start_near_the_given_bias(make_spec, make_batch, make_rows, variant):
-    spec = make_spec()
-    batch, config = make_batch(spec, list_len=14), variant.config("xs", **DEEPER.get(variant.ranker, {}))
+    spec, config = make_spec(), variant.config("xs", **DEEPER.get(variant.ranker, {}))
     model = zoo.build(config, spec, rngs=nnx.Rngs(0), bias_init=(-2.0, -4.0))
-    scores = build(variant, spec)[1](nnx.to_pure_dict(nnx.state(model, nnx.Param)), make_rows(batch), batch)
+    params, (_, score, _) = nnx.to_pure_dict(nnx.state(model, nnx.Param)), build(variant, spec)
+    batches = [make_batch(spec, list_len=14, seed=seed) for seed in range(4)]
+    scores = np.concatenate([score(params, make_rows(batch), batch) for batch in batches])
     np.testing.assert_allclose(np.mean(scores, axis=0), [-2.0, -4.0], atol=0.2)
     assert np.std(scores, axis=0).max() < 0.5
     with pytest.raises(ValueError, match="cannot start at 1 values"):
