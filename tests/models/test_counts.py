@@ -14,6 +14,7 @@ from unisc.models.counts import ByteCount, FlopCount
 from unisc.models.ladder import hhsft_ladder
 from unisc.models.tokenmixer_large import TokenMixerLargeConfig
 from unisc.models.trace import count, count_jaxpr
+from unisc.nn.slots import CONTEXTS
 
 E = 8
 SIZES = ("xxs", "xs", "s", "m", "l", "xl", "xxl")
@@ -24,7 +25,7 @@ OTHERS = {
     "dlrm": [{"hidden_dims": (5,)}],
     "hhsft": [{"num_hfa_layers": 2, "num_gfa_sets": 3, "ffn_multiplier": 3, "expert_multiplier": 1}],
     "hiformer": [{"num_layers": 1}, {"num_layers": 3, "ffn_multiplier": 3}],
-    "hstu": [{"num_layers": 1, "age_field": "none"}, {"num_layers": 3, "num_heads": 3, "qk_dim": 3, "v_dim": 4}],
+    "hstu": [{"num_layers": 1, "age_field": ""}, {"num_layers": 3, "num_heads": 3, "qk_dim": 3, "v_dim": 4}],
     "onetrans": [{"num_request_tokens": 0, "num_layers": 1}, {"pyramid": False, "ffn_multiplier": 3}],
     "rankmixer": [{"num_layers": 3, "num_tokens": 4}],
     "tokenmixer_large": [{"num_layers": 5, "num_tokens": 3}],
@@ -229,8 +230,7 @@ def test_training_is_three_forward_passes_and_routing_saves_the_foreign_experts(
 def test_a_shared_context_moves_work_from_candidates_to_requests(make_spec):
     spec = make_spec()
     for ranker in ("hhsft", "hstu", "onetrans", "transformer"):
-        joint = zoo.config_of(ranker, "m", embed_dim=E)
-        shared = dataclasses.replace(joint, context="shared")
+        joint, shared = (dataclasses.replace(zoo.config_of(ranker, "m", embed_dim=E), context=mode) for mode in CONTEXTS)
         each, once = (zoo.RANKERS[ranker].flops_per_example(config, spec) for config in (joint, shared))
         assert once.candidate < each.candidate and once.request > each.request
 

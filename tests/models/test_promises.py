@@ -1,5 +1,6 @@
 """What every ranker promises in every mode: what a score depends on, gradients, where it starts, and its ladder."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from unisc.errors import InputError
 from unisc.models import zoo
 from unisc.models.ladder import hhsft_ladder
+from unisc.nn.slots import CONTEXTS
 from unisc.objectives.ranking import bce
 
 FAST = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
@@ -215,10 +217,8 @@ def test_a_shared_context_asks_for_lists(make_spec, make_batch, make_rows, varia
 
 def test_modes_of_a_context_have_the_same_parameters(make_spec):
     for ranker in ("hhsft", "hstu", "transformer"):
-        joint = zoo.config_of(ranker, "xs", embed_dim=4)
-        shared = zoo.RANKERS[ranker].config(
-            **{n: getattr(joint, n) for n in joint.__slots__ if n != "context"}, context="shared"
-        )
+        config = zoo.config_of(ranker, "xs", embed_dim=4)
+        joint, shared = (dataclasses.replace(config, context=context) for context in CONTEXTS)
         trees = [nnx.to_pure_dict(nnx.state(zoo.build(c, make_spec(), rngs=nnx.Rngs(0)), nnx.Param)) for c in (joint, shared)]
         assert jax.tree.all(jax.tree.map(np.array_equal, *trees))
         assert zoo.RANKERS[ranker].num_params(joint, make_spec()) == zoo.RANKERS[ranker].num_params(shared, make_spec())
