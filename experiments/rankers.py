@@ -112,6 +112,8 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     result.save(Path(runtime.work_dir) / "eval.npz")
 
     params = ranker.num_params(config.model, trained.row_map.spec)
+    itemsize = 2 if config.train.compute == "bfloat16" else 4
+    moved = zoo.bytes_per_example(config.model, train_columns.spec, itemsize=itemsize)
     counts = trained.counts
     return {
         "metrics": {**result.metrics, "train/loss": trained.loss},
@@ -124,6 +126,9 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
             "num_positives": counts.num_positives,
             "num_steps": counts.num_steps,
             "train_flops": flops.train(num_candidates=counts.num_examples, num_requests=counts.num_requests),
+            "forward_bytes": moved.forward(
+                num_candidates=counts.num_examples, num_requests=counts.num_requests, num_batches=counts.num_steps
+            ),
         },
         "timing": {
             "compile_secs": trained.compile_secs,

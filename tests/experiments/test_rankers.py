@@ -34,6 +34,7 @@ def test_a_ranker_is_trained_scored_and_recorded(samples, tmp_path, model, devic
     assert record["devices"] == record["config"]["train"]["num_parts"] == devices
     assert 0 < record["metrics"]["eval/exposed/auc_roc"] < 1
     assert record["counts"]["num_params_dense"] > 0 and record["counts"]["num_examples"] > 0
+    assert 0 < record["counts"]["forward_bytes"] < record["counts"]["train_flops"]
     assert "eval/exposed/auc_roc" in done.stdout
     assert (tmp_path / "out" / "metrics.jsonl").stat().st_size
 

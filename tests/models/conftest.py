@@ -1,6 +1,10 @@
-"""A small shop's features and random batches of them."""
+"""A small shop's features, random batches of them, and every mode of every ranker."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,8 @@ import numpy as np
 import pytest
 
 from unisc.data.features import Batch, FeatureSpec, Field, NumericField, Table
+from unisc.models import zoo
+from unisc.models.trace import count
 
 REQUEST = (
     ("user", "user", "user"),
@@ -119,22 +125,84 @@ def make_rows():
 
 
 @pytest.fixture(scope="session")
+def make_full():
+    """Make a random batch whose lists are full: 6 requests of 4 candidates each, every id a row of its own."""
+
+    @functools.cache
+    def full(spec):
+        ids = 6 * len(spec.at("request")) + 24 * len(spec.at("candidate")) + 6 * spec.history_len * len(spec.at("history"))
+        return _batch(spec, list_len=14, num_unique=max(ids, 1))._replace(
+            request_index=jnp.asarray(np.repeat(np.arange(6), 4), jnp.int32),
+            lists=jnp.arange(24, dtype=jnp.int32).reshape(6, 4),
+        )
+
+    return full
+
+
+@pytest.fixture(scope="session")
 def num_matmul_flops():
     """Count the FLOPs of every matrix product that a function's trace holds."""
+    return lambda function, *args: count(function, *args).products
 
-    def count(jaxpr):
-        total = 0
-        for eqn in jaxpr.eqns:
-            if eqn.primitive.name == "dot_general":
-                contracted = eqn.params["dimension_numbers"][0][0]
-                sizes = eqn.invars[0].aval.shape
-                total += 2 * int(np.prod(eqn.outvars[0].aval.shape)) * int(np.prod([sizes[i] for i in contracted]))
-            for value in eqn.params.values():
-                if hasattr(value, "jaxpr"):
-                    total += count(value.jaxpr)
-        return total
 
-    return count
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """A ranker in one of its modes: options of its ladder, and what is replaced in each size."""
+
+    ranker: str
+    options: Mapping[str, Any]
+    changes: Mapping[str, Any]
+
+    def config(self, size, *, embed_dim=4, **changes):
+        config = zoo.RANKERS[self.ranker].ladder(embed_dim=embed_dim, **self.options)[size]
+        return dataclasses.replace(config, **{**self.changes, **changes})
+
+
+def _variants():
+    def add(ranker, name="", changes=MappingProxyType({}), **options):
+        found[f"{ranker}-{name}" if name else ranker] = Variant(ranker, options, changes)
+
+    found = {}
+    for kind in ("full", "low_rank", "mixture"):
+        for structure in ("stacked", "parallel"):
+            add("dcn", f"{kind}-{structure}", kind=kind, structure=structure)
+    add("din")
+    for interaction in ("none", "dot"):
+        add("dlrm", interaction, interaction=interaction)
+    for isolation in ("none", "dref", "dapga", "both"):
+        for context in ("joint", "shared"):
+            add("hhsft", f"{isolation}-{context}", {"context": context}, isolation=isolation)
+    for projection in ("composite", "heterogeneous"):
+        add("hiformer", projection, projection=projection)
+    for context in ("joint", "shared"):
+        add("hstu", context, {"age_field": "h_age"}, context=context)
+        add("onetrans", context, context=context)
+        add("transformer", context, context=context)
+    for ranker, experts in (("rankmixer", 8), ("tokenmixer_large", 6)):
+        add(ranker, "dense")
+        add(ranker, "sparse", num_experts=experts, active_experts=2)
+    add("wukong")
+    return found
+
+
+VARIANTS = _variants()
+
+
+def _is_run(name):
+    """Tell whether a mode is compiled and run; of HHSFT's eight, alike but for parts, all are counted and four are run."""
+    return not name.startswith("hhsft") or name.split("-")[1] in ("none", "both")
+
+
+@pytest.fixture(scope="session", params=filter(_is_run, VARIANTS))
+def variant(request):
+    """Return every ranker in every mode, one after the other."""
+    return VARIANTS[request.param]
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
+def counted(request):
+    """Return every ranker in every mode, none left out."""
+    return VARIANTS[request.param]
 
 
 @pytest.fixture(scope="session")

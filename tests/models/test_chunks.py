@@ -88,7 +88,7 @@ def test_counts_are_exact(make_spec, make_batch, make_rows, num_matmul_flops, mi
     batch, sizes = make_batch(spec), {"embed_dim": 4, "num_tokens": 5, "dim": 6, "global_token": global_token}
     tokens = build(spec, global_token=global_token)
     assert num_dense(tokens) == tokens_params(spec, **sizes)
-    traced = num_matmul_flops(jax.make_jaxpr(tokens.__call__)(make_rows(batch), batch).jaxpr)
+    traced = num_matmul_flops(tokens.__call__, make_rows(batch), batch)
     request, candidate = tokens_flops(spec, **sizes)
     assert traced == 24 * candidate + 6 * request
 

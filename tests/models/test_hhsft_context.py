@@ -10,11 +10,8 @@ import pytest
 from flax import nnx
 
 from unisc.data.features import GROUPS
-from unisc.errors import InputError
-from unisc.models import hhsft
 from unisc.models.hhsft import HHSFT, HHSFTConfig
 from unisc.models.inputs import group_inputs
-from unisc.models.ladder import hhsft_ladder
 from unisc.models.tokens import token_groups
 from unisc.objectives.ranking import bce
 
@@ -89,68 +86,6 @@ def test_hfa_hides_the_candidate_from_the_context_and_nothing_else(make_spec):
             np.testing.assert_allclose(part, y, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("parts", LACKING)
-def test_a_score_depends_on_the_own_request_and_candidate_only(make_spec, make_batch, make_rows, parts):
-    spec = make_spec(**parts)
-    batch = make_batch(spec, list_len=14)
-    dense, score = build(spec)
-    rows = make_rows(batch)
-    before = score(dense, rows, batch)
-    assert before.shape == (24, 2) and before.dtype == jnp.float32
-    changed = batch._replace(candidate_ids=batch.candidate_ids.at[5].set(3))
-    after = score(dense, rows, changed)
-    np.testing.assert_allclose(np.delete(after, 5, 0), np.delete(before, 5, 0), rtol=1e-5, atol=1e-6)
-    assert np.abs(after[5] - before[5]).max() > 1e-4
-    mine = np.asarray(batch.request_index) == 2
-    after = score(dense, rows, batch._replace(request_ids=batch.request_ids.at[2].set(0)))
-    np.testing.assert_allclose(after[~mine], before[~mine], rtol=1e-5, atol=1e-6)
-    assert np.abs(after[mine] - before[mine]).max(axis=-1).min() > 1e-5
-
-
-def test_an_empty_history_and_padding_candidates_give_finite_scores_and_gradients(make_spec, make_batch, make_rows):
-    spec = make_spec()
-    batch = make_batch(spec, list_len=14)
-    dense, score = build(spec)
-    padded = batch._replace(
-        history_mask=jnp.zeros_like(batch.history_mask),
-        request_index=batch.request_index.at[-4:].set(0),
-        lists=jnp.where(batch.lists >= 20, 24, batch.lists),
-        weights=batch.weights.at[-4:].set(0.0),
-    )
-
-    def loss(dense, rows):
-        return bce(score(dense, rows, padded), padded.labels, padded.weights)
-
-    value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(dense, make_rows(batch))
-    assert np.isfinite(value) and all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
-
-
-@pytest.mark.parametrize("parts", LACKING)
-@pytest.mark.parametrize("isolation", ["none", "both"])
-def test_flops_equal_the_matrix_products_of_the_trace(
-    make_spec, make_batch, make_rows, replaced, num_matmul_flops, isolation, parts
-):
-    spec = make_spec(**parts)
-    batch = make_batch(spec)._replace(
-        request_index=jnp.asarray(np.repeat(np.arange(6), 4), jnp.int32), lists=jnp.arange(24, dtype=jnp.int32).reshape(6, 4)
-    )
-    config = replaced(hhsft_ladder(embed_dim=8, isolation=isolation)["s"], num_hfa_layers=2, context="shared")
-    model = HHSFT(config, spec, rngs=nnx.Rngs(0))
-    traced = num_matmul_flops(jax.make_jaxpr(model.__call__)(make_rows(batch, 8), batch).jaxpr)
-    counted = hhsft.flops_per_example(config, spec)
-    assert traced == counted.forward(num_candidates=24, num_requests=6)
-    joint = hhsft.flops_per_example(replaced(config, context="joint"), spec)
-    assert counted.candidate < joint.candidate and counted.request > joint.request
-
-
-def test_both_contexts_have_the_same_parameters(make_spec, replaced):
-    spec = make_spec()
-    joint = replaced(CONFIG, context="joint")
-    trees = [nnx.to_pure_dict(nnx.state(HHSFT(c, spec, rngs=nnx.Rngs(0)), nnx.Param)) for c in (CONFIG, joint)]
-    assert jax.tree.all(jax.tree.map(np.array_equal, *trees))
-    assert hhsft.num_params(CONFIG, spec) == hhsft.num_params(joint, spec)
-
-
 def test_it_learns_a_small_set_by_heart(make_spec, make_batch, make_rows, replaced):
     spec = make_spec()
     batch = make_batch(spec, list_len=14)
@@ -172,13 +107,3 @@ def test_it_learns_a_small_set_by_heart(make_spec, make_batch, make_rows, replac
         params, state, loss = step(params, state)
         losses.append(float(loss))
     assert losses[-1] < 0.1 < losses[0]
-
-
-def test_missing_lists_and_an_unknown_context_are_named(make_spec, make_batch, make_rows, replaced):
-    spec = make_spec(no_history=True)
-    batch = make_batch(spec)
-    dense, score = build(spec)
-    with pytest.raises(InputError, match="list_len 0"):
-        score(dense, make_rows(batch), batch)
-    with pytest.raises(InputError, match="context: unknown 'own'; give one of joint, shared"):
-        replaced(CONFIG, context="own")

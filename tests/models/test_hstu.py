@@ -10,11 +10,9 @@ import pytest
 from flax import nnx
 
 from unisc.data.features import GROUPS
-from unisc.errors import InputError
-from unisc.models import hhsft, hstu
+from unisc.models import hstu
 from unisc.models.hstu import HSTU, HSTUConfig, Prefix, Shape, gap_ids, pointwise
 from unisc.models.inputs import group_inputs
-from unisc.models.ladder import hhsft_ladder
 from unisc.nn.slots import Slots
 from unisc.objectives.ranking import bce
 
@@ -146,24 +144,6 @@ def grads_of(score, dense, rows, batch):
     return jax.jit(jax.grad(loss, argnums=(0, 1)))(dense, rows)
 
 
-@pytest.mark.parametrize("context", ["joint", "shared"])
-@pytest.mark.parametrize("missing", SPECS)
-def test_counts_equal_the_tree_and_the_trace(make_spec, make_batch, make_rows, replaced, num_matmul_flops, missing, context):
-    spec = make_spec(**missing)
-    batch = make_batch(spec)
-    batch = batch._replace(lists=jnp.arange(24, dtype=jnp.int32).reshape(6, 4))  # no slot is empty
-    for config in (replaced(CONFIG, context=context), replaced(CONFIG, context=context, num_layers=1, age_field="none")):
-        model = HSTU(config, spec, rngs=nnx.Rngs(0))
-        size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-        count = hstu.num_params(config, spec)
-        assert count.dense == count.active == size
-        assert count.embedding == spec.num_rows * 4
-        traced = num_matmul_flops(jax.make_jaxpr(model.__call__)(make_rows(batch), batch).jaxpr)
-        flops = hstu.flops_per_example(config, spec)
-        assert traced == flops.forward(num_candidates=24, num_requests=6)
-        assert flops.candidate == flops.candidate_active
-
-
 @pytest.mark.parametrize("missing", SPECS)
 def test_any_part_of_the_features_may_be_missing(make_spec, make_batch, make_rows, missing):
     spec = make_spec(**missing, domains=("search",), tasks=("click",))
@@ -207,19 +187,6 @@ def test_a_candidate_sees_its_own_context_and_no_other_candidate(make_spec):
     assert np.array_equal(np.abs(to_candidates).max(axis=(1, 3)) > 0, np.eye(4, dtype=bool))
 
 
-def test_other_candidates_of_a_request_do_not_change_a_score(setting):
-    spec, batch, rows = setting
-    dense, score = build(spec, "shared")
-    kept = np.arange(24) % 2 == 0
-    changed = batch._replace(
-        candidate_ids=jnp.where(kept[:, None], batch.candidate_ids, 3),
-        candidate_numeric=jnp.where(kept[:, None], batch.candidate_numeric, 9.0),
-    )
-    before, after = score(dense, rows, batch), score(dense, rows, changed)
-    np.testing.assert_array_equal(before[kept], after[kept])
-    assert np.all(np.any(before[~kept] != after[~kept], axis=1))
-
-
 def test_weights_are_not_normalised_and_halve_with_twice_the_length():
     scores = jnp.asarray([[-1.0, 0.0, 2.0], [3.0, 3.0, 3.0]])
     mask = jnp.asarray([[True, True, False], [True, True, True]])
@@ -257,57 +224,6 @@ def test_ages_are_found_where_embeddings_are_sums_of_rows(setting):
     parts = np.stack([np.argsort(order), np.full(50, 50)], axis=1)
     paired = batch._replace(unique_rows=batch.unique_rows[order], row_parts=jnp.asarray(parts, jnp.int32))
     np.testing.assert_array_equal(score(dense, rows, paired), score(dense, rows, batch))
-
-
-def test_masked_events_are_not_read_and_the_order_of_others_is(setting):
-    spec, batch, rows = setting
-    dense, score = build(spec)
-    junk = batch._replace(history_ids=jnp.where(batch.history_mask[..., None], batch.history_ids, 7))
-    np.testing.assert_array_equal(score(dense, rows, junk), score(dense, rows, batch))
-    turned = batch._replace(history_ids=batch.history_ids[:, ::-1], history_mask=batch.history_mask[:, ::-1])
-    assert np.abs(score(dense, rows, turned) - score(dense, rows, batch)).max() > 1e-3
-
-
-@pytest.mark.parametrize("context", ["joint", "shared"])
-@pytest.mark.parametrize("empty", [True, False])
-def test_gradients_are_finite_and_reach_every_parameter(setting, context, empty):
-    spec, batch, rows = setting
-    if empty:
-        batch = batch._replace(history_mask=jnp.zeros_like(batch.history_mask))
-    dense, score = build(spec, context)
-    grads = grads_of(score, dense, rows, batch)
-    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
-    for path, leaf in jax.tree_util.tree_flatten_with_path(grads[0])[0]:
-        assert empty or np.any(leaf), jax.tree_util.keystr(path)
-
-
-def test_padding_candidates_do_not_change_other_scores(setting):
-    spec, batch, rows = setting
-    dense, score = build(spec, "shared")
-    padded = batch._replace(
-        request_index=jnp.where(jnp.arange(24) < 20, batch.request_index, 0),
-        lists=jnp.where(batch.lists < 20, batch.lists, 24),
-    )
-    before, after = score(dense, rows, batch), score(dense, rows, padded)
-    np.testing.assert_allclose(after[:20], before[:20], rtol=1e-5, atol=1e-6)
-    assert np.all(np.isfinite(after))
-
-
-def test_shared_context_asks_for_lists(setting):
-    spec, batch, rows = setting
-    dense, score = build(spec, "shared")
-    with pytest.raises(InputError, match="list_len 0"):
-        score(dense, rows, batch._replace(lists=batch.lists[:, :0]))
-
-
-def test_logits_start_near_the_given_bias(setting, replaced):
-    spec, batch, rows = setting
-    model = HSTU(replaced(CONFIG, context="shared"), spec, rngs=nnx.Rngs(0), bias_init=(-2.0, -4.0))
-    scores = jax.jit(lambda rows: model(rows, batch))(rows)
-    np.testing.assert_allclose(np.mean(scores, axis=0), [-2.0, -4.0], atol=0.2)
-    assert np.std(scores, axis=0).max() < 0.5
-    with pytest.raises(ValueError, match="cannot start at 1 values"):
-        HSTU(CONFIG, spec, rngs=nnx.Rngs(0), bias_init=(-2.0,))
 
 
 @pytest.mark.parametrize("context", ["joint", "shared"])
@@ -354,53 +270,3 @@ def test_published_sizes(make_spec):
         linear, attention = hstu.unit_flops(config, 1000)
         multiply_adds = config.num_layers * (linear + attention / 2) / 2
         assert multiply_adds / 1e9 == pytest.approx(stated, rel=1e-3), name
-
-
-def test_the_ladder_spans_the_sizes_of_hhsft(make_spec):
-    spec = make_spec()
-    ours = [hstu.num_params(c, spec).dense for c in hstu.ladder(embed_dim=8).values()]
-    base = [hhsft.num_params(c, spec).dense for c in hhsft_ladder(embed_dim=8).values()]
-    assert list(hstu.ladder(embed_dim=8)) == list(hhsft_ladder(embed_dim=8)) and ours[-1] / ours[0] >= 100
-    assert all(0.6 < a / b < 1.6 for a, b in zip(ours, base, strict=True))
-    assert {c.context for c in hstu.ladder(embed_dim=8, context="shared").values()} == {"shared"}
-
-
-def test_one_rate_moves_every_size_alike(make_spec, make_batch, make_rows):
-    """Over the first steps of a sign descent (Adam without its averages)."""
-    spec = make_spec()
-    batch = make_batch(spec, num_candidates=96, list_len=40)
-    rows, moved = make_rows(batch, 8), []
-    for name in ("xs", "xl"):
-        config = hstu.ladder(embed_dim=8, context="shared")[name]
-        graphdef, params = nnx.split(HSTU(config, spec, rngs=nnx.Rngs(0)))
-
-        @jax.jit
-        def step(params, graphdef=graphdef):
-            def loss(params):
-                scores = nnx.merge(graphdef, params)(rows, batch)
-                return bce(scores, batch.labels, batch.weights), scores
-
-            grads, scores = jax.grad(loss, has_aux=True)(params)
-            return jax.tree.map(lambda p, g: p - 0.003 * jnp.sign(g), params, grads), scores
-
-        trail = []
-        for _ in range(9):
-            params, scores = step(params)
-            trail.append(scores)
-        moved.append(float(jnp.sqrt(jnp.mean((trail[-1] - trail[0]) ** 2))))
-    assert 0.4 < moved[0] / moved[1] < 2.5, moved
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"dim": 0}, "dim: 0 is not a whole number of at least 1"),
-        ({"qk_dim": 2.5}, "qk_dim: 2.5 is not a whole number of at least 1"),
-        ({"num_heads": True}, "num_heads: True is not a whole number of at least 1"),
-        ({"context": "both"}, "context: unknown 'both'; give one of joint, shared"),
-    ],
-)
-def test_a_wrong_configuration_is_named_in_one_line(replaced, wrong, message):
-    with pytest.raises(InputError) as caught:
-        replaced(CONFIG, **wrong)
-    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""RankMixer: its equations by loops, its counts, that routing trains for the task, and what a score depends on."""
+"""RankMixer: its equations by loops, published sizes, and that routing trains for the task."""
 
 import functools
 
@@ -10,9 +10,6 @@ import pytest
 from flax import nnx
 from scipy.special import expit
 
-from unisc.errors import InputError
-from unisc.models import hhsft
-from unisc.models.ladder import hhsft_ladder
 from unisc.models.rankmixer import (
     GELU_GAIN,
     L1_GROWTH,
@@ -22,7 +19,6 @@ from unisc.models.rankmixer import (
     RankMixerConfig,
     TokenFFN,
     flops_per_example,
-    ladder,
     num_params,
 )
 from unisc.objectives.ranking import bce
@@ -104,23 +100,6 @@ def test_scores_follow_the_equations(make_spec, make_batch, make_rows, config):
     np.testing.assert_allclose(trained, reference(model, tokens, train_routed=routed), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("experts", [(1, 1), (8, 2)])
-def test_parameters_and_flops_are_counted_exactly(make_spec, make_batch, make_rows, num_matmul_flops, experts):
-    sizes = ladder(embed_dim=8, num_experts=experts[0], active_experts=experts[1])
-    for spec in (make_spec(), make_spec(**BARE)):
-        for name, config in sizes.items():
-            model = nnx.eval_shape(lambda c=config, s=spec: RankMixer(c, s, rngs=nnx.Rngs(0)))
-            count = num_params(config, spec)
-            assert count.dense == num_dense(model) and count.embedding == spec.num_rows * 8
-            assert (count.active < count.dense) == (experts[0] > 1)
-            if name in ("xs", "m"):
-                batch, built = make_batch(spec), RankMixer(config, spec, rngs=nnx.Rngs(0))
-                flops = flops_per_example(config, spec)
-                traced = num_matmul_flops(jax.make_jaxpr(built.__call__)(make_rows(batch, 8), batch).jaxpr)
-                assert traced == flops.forward(num_candidates=24, num_requests=6)
-                assert (flops.candidate_active < flops.candidate) == (experts[0] > 1)
-
-
 def test_inactive_experts_and_the_training_router_are_what_active_leaves_out(make_spec):
     spec = make_spec()
     model, count = RankMixer(SPARSE, spec, rngs=nnx.Rngs(0)), num_params(SPARSE, spec)
@@ -137,7 +116,7 @@ def test_training_runs_two_more_routers_and_nothing_else(make_spec, make_batch, 
     spec = make_spec()
     batch, rows = make_batch(spec), make_rows(make_batch(spec))
     params, rest, score, train = build(spec, SPARSE)
-    scoring, training = (num_matmul_flops(jax.make_jaxpr(f)(params, rest, rows, batch).jaxpr) for f in (score, train))
+    scoring, training = (num_matmul_flops(f, params, rest, rows, batch) for f in (score, train))
     assert training - scoring == 2 * 24 * 2 * SPARSE.num_layers * 4 * 8 * 3
 
 
@@ -156,15 +135,6 @@ def test_a_block_of_the_usual_size_has_2ktd2_parameters():
     config = RankMixerConfig(embed_dim=4, num_tokens=16, dim=256, ffn_dim=1024)
     block = nnx.eval_shape(lambda: TokenFFN(config, rngs=nnx.Rngs(0)))
     assert num_dense(block) == 2 * 4 * 16 * 256**2 + 16 * (1024 + 256) == 8_409_088
-
-
-def test_the_ladder_spans_the_sizes_of_hhsft(make_spec):
-    spec, theirs = make_spec(), hhsft_ladder(embed_dim=8)
-    sizes = {name: num_params(config, spec).dense for name, config in ladder(embed_dim=8).items()}
-    values = np.array(list(sizes.values()))
-    assert list(sizes) == list(theirs) and np.all(np.diff(values) > 0) and values[-1] / values[0] > 50
-    for name in ("s", "m", "l", "xl", "xxl"):
-        assert 0.6 < sizes[name] / hhsft.num_params(theirs[name], spec).dense < 1.6
 
 
 def test_gelu_gain_restores_the_mean_square():
@@ -243,49 +213,6 @@ def test_the_dense_model_has_no_penalty_and_no_state(make_spec, make_batch, make
 
 
 @pytest.mark.parametrize("config", [DENSE, SPARSE], ids=["dense", "sparse"])
-def test_a_score_depends_on_the_own_candidate_and_request_only(make_spec, make_batch, make_rows, config):
-    spec = make_spec()
-    batch, rows = make_batch(spec), make_rows(make_batch(spec))
-    params, rest, score, _ = build(spec, config)
-    before = score(params, rest, rows, batch)
-    assert before.shape == (24, 2) and before.dtype == jnp.float32
-    changed = batch._replace(request_ids=batch.request_ids.at[2].set(0), history_mask=batch.history_mask.at[2].set(False))
-    after = score(params, rest, rows, changed)
-    mine = np.asarray(batch.request_index) == 2
-    np.testing.assert_array_equal(before[~mine], after[~mine])
-    assert np.all(np.any(before[mine] != after[mine], axis=-1)) and np.all(np.isfinite(after))
-    other = batch._replace(candidate_ids=batch.candidate_ids.at[5].set(0))
-    assert np.flatnonzero(np.any(score(params, rest, rows, other) != before, axis=-1)).tolist() == [5]
-
-
-def test_order_of_the_history_does_not_matter_and_masked_entries_are_not_read(make_spec, make_batch, make_rows):
-    spec = make_spec()
-    batch, rows = make_batch(spec), make_rows(make_batch(spec))
-    params, rest, score, _ = build(spec)
-    order = np.random.default_rng(0).permutation(spec.history_len)
-    turned = batch._replace(history_ids=batch.history_ids[:, order], history_mask=batch.history_mask[:, order])
-    junk = batch._replace(history_ids=jnp.where(batch.history_mask[..., None], batch.history_ids, 7))
-    before = score(params, rest, rows, batch)
-    np.testing.assert_allclose(score(params, rest, rows, turned), before, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(score(params, rest, rows, junk), before)
-
-
-@pytest.mark.parametrize("config", [DENSE, SPARSE], ids=["dense", "sparse"])
-def test_an_empty_history_and_a_bare_spec_give_finite_gradients(make_spec, make_batch, make_rows, config):
-    for spec in (make_spec(), make_spec(**BARE), make_spec(without=("user", "domain"))):
-        batch = make_batch(spec)
-        batch = batch._replace(history_mask=jnp.zeros_like(batch.history_mask))
-        params, rest, _, train = build(spec, config)
-
-        def loss(params, rows, batch=batch, rest=rest, train=train):
-            logits, penalty, _ = train(params, rest, rows, batch)
-            return bce(logits, batch.labels, batch.weights) + penalty
-
-        value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, make_rows(batch))
-        assert np.isfinite(value) and all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
-
-
-@pytest.mark.parametrize("config", [DENSE, SPARSE], ids=["dense", "sparse"])
 def test_it_learns_and_what_serves_learns_with_it(make_spec, make_batch, make_rows, config, replaced):
     spec = make_spec()
     rows = make_rows(make_batch(spec))
@@ -316,30 +243,3 @@ def test_it_learns_and_what_serves_learns_with_it(make_spec, make_batch, make_ro
     for seed in range(60):
         params, rest, state = step(params, rest, state, labelled(seed))
     assert bce(score(params, rest, rows, test), test.labels, test.weights) < 0.9 * before
-
-
-def test_logits_start_near_the_given_bias(make_spec, make_batch, make_rows):
-    spec = make_spec()
-    batch = make_batch(spec, num_candidates=100)
-    model = RankMixer(DENSE, spec, rngs=nnx.Rngs(0), bias_init=(-2.0, -4.0))
-    scores = jax.jit(lambda rows: model(rows, batch))(make_rows(batch))
-    np.testing.assert_allclose(np.mean(scores, axis=0), [-2.0, -4.0], atol=0.2)
-    with pytest.raises(ValueError, match="cannot start at 1 values"):
-        RankMixer(DENSE, spec, rngs=nnx.Rngs(0), bias_init=(-2.0,))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"dim": 9}, "dim: 9 does not divide into num_tokens=4; give a multiple"),
-        ({"num_experts": 5}, "ffn_dim: 12 does not divide into num_experts=5; give a multiple"),
-        ({"num_experts": 2, "active_experts": 3}, "active_experts: 3 is more than num_experts=2; give that or fewer"),
-        ({"num_tokens": 1}, "num_tokens: 1 is not a whole number of at least 2"),
-        ({"num_layers": 0}, "num_layers: 0 is not a whole number of at least 1"),
-        ({"ffn_dim": True}, "ffn_dim: True is not a whole number"),
-    ],
-)
-def test_a_wrong_configuration_is_named_in_one_line(replaced, wrong, message):
-    with pytest.raises(InputError) as caught:
-        replaced(DENSE, **wrong)
-    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Wukong: its equations against NumPy, the order of its products, counts, and that it learns."""
+"""Wukong: its equations against NumPy, the order of its products, and that it learns."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,8 @@ import optax
 import pytest
 from flax import nnx
 
-from unisc.data.features import FeatureSpec, Field, Table
+from unisc.data.features import FeatureSpec
 from unisc.errors import InputError
-from unisc.models import hhsft, wukong
-from unisc.models.ladder import hhsft_ladder
 from unisc.models.wukong import Wukong, WukongConfig, WukongLayer
 from unisc.objectives.ranking import bce
 
@@ -108,95 +106,9 @@ def test_products_cost_by_k_not_by_the_square_of_the_rows(num_matmul_flops):
     def flops(num_in):
         layer = WukongLayer(CONFIG, num_in, rngs=nnx.Rngs(0))
         x = jnp.ones((1, num_in, 4), jnp.float32)
-        return num_matmul_flops(jax.make_jaxpr(lambda x: layer(x, layer.combined(x)))(x).jaxpr)
+        return num_matmul_flops(lambda x: layer(x, layer.combined(x)), x)
 
     assert flops(80) - flops(40) == 2 * (flops(40) - flops(20)) > 0
-
-
-def test_counts_equal_the_tree_and_the_trace(make_spec, make_batch, make_rows, num_matmul_flops, replaced):
-    request_only = FeatureSpec(
-        tables=(Table(name="user", num_rows=9),),
-        fields=(Field(name="user", group="user", level="request", table="user"),),
-        numeric=(),
-        domains=("search",),
-        tasks=("click",),
-        history_len=0,
-    )
-    full = make_spec()
-    same_rows = sum(wukong.num_embeddings(CONFIG, full))
-    configs = (CONFIG, replaced(CONFIG, num_layers=3, hidden_dims=(5,)), replaced(CONFIG, num_fmb=same_rows - 2))
-    assert wukong.mix_width(configs[2], same_rows) == 4
-    for spec in (full, make_spec(**BARE), make_spec(history_len=0), request_only):
-        for config in configs:
-            batch = make_batch(spec)
-            model = Wukong(config, spec, rngs=nnx.Rngs(0))
-            count = wukong.num_params(config, spec)
-            leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
-            assert count.dense == count.active == sum(leaf.size for leaf in leaves) and all(leaf.size for leaf in leaves)
-            assert count.embedding == spec.num_rows * 4
-            traced = num_matmul_flops(jax.make_jaxpr(model.__call__)(make_rows(batch), batch).jaxpr)
-            assert traced == wukong.flops_per_example(config, spec).forward(num_candidates=24, num_requests=6)
-
-
-def test_flops_agree_with_xla(make_spec, make_batch, make_rows):
-    """XLA also counts elementwise work."""
-    spec = make_spec()
-    batch, config = make_batch(spec, num_candidates=64), wukong.ladder(embed_dim=8)["xxl"]
-    params, score = build(config, spec)
-    measured = score.lower(params, make_rows(batch, 8), batch).compile().cost_analysis()["flops"]
-    counted = wukong.flops_per_example(config, spec).forward(num_candidates=64, num_requests=6)
-    assert 1.0 <= measured / counted < 1.03, measured / counted
-
-
-def test_the_ladder_has_the_sizes_of_hhsft(make_spec):
-    spec = make_spec()
-    ours, theirs = wukong.ladder(embed_dim=8), hhsft_ladder(embed_dim=8)
-    assert list(ours) == list(theirs)
-    for name, config in ours.items():
-        ratio = wukong.num_params(config, spec).dense / hhsft.num_params(theirs[name], spec).dense
-        assert 0.6 < ratio < 1.6, (name, ratio)
-
-
-def test_one_rate_moves_every_size_alike(make_spec, make_batch, make_rows):
-    spec = make_spec()
-    batch = make_batch(spec, num_candidates=96)
-    rows, moved = make_rows(batch, 8), {}
-    for name in ("xs", "xl"):
-        params, score = build(wukong.ladder(embed_dim=8)[name], spec)
-
-        @jax.jit
-        def step(params, score=score):
-            def loss(params):
-                scores = score(params, rows, batch)
-                return bce(scores, batch.labels, batch.weights), scores
-
-            grads, scores = jax.grad(loss, has_aux=True)(params)
-            return jax.tree.map(lambda p, g: p - 0.003 * jnp.sign(g), params, grads), scores
-
-        trail = []
-        for _ in range(9):
-            params, scores = step(params)
-            trail.append(scores)
-        moved[name] = float(jnp.sqrt(jnp.mean((trail[-1] - trail[0]) ** 2)))
-    assert max(moved.values()) / min(moved.values()) < 2.5, moved
-
-
-def test_scores_depend_on_the_own_request_and_candidate_only(make_spec, make_batch, make_rows):
-    spec = make_spec()
-    batch = make_batch(spec)
-    params, score = build(CONFIG, spec)
-    before = score(params, make_rows(batch), batch)
-    assert before.shape == (24, 2) and before.dtype == jnp.float32
-    mine = np.asarray(batch.request_index) == 2
-    changed = batch._replace(request_ids=batch.request_ids.at[2].add(1), history_mask=batch.history_mask.at[2].set(False))
-    after = score(params, make_rows(batch), changed)
-    np.testing.assert_array_equal(before[~mine], after[~mine])
-    assert np.all(np.any(before[mine] != after[mine], axis=-1))
-    after = score(params, make_rows(batch), batch._replace(candidate_ids=batch.candidate_ids.at[5].add(1)))
-    assert np.any(before[5] != after[5])
-    np.testing.assert_array_equal(np.delete(before, 5, axis=0), np.delete(after, 5, axis=0))
-    hidden = batch._replace(history_ids=jnp.where(batch.history_mask[..., None], batch.history_ids, 7))
-    np.testing.assert_array_equal(score(params, make_rows(batch), hidden), before)
 
 
 def test_it_learns_and_starts_at_its_bias(make_spec, make_batch, make_rows):
@@ -232,22 +144,6 @@ def test_equal_embeddings_give_finite_gradients(make_spec, make_batch, make_rows
     rows = rows_of(make_rows(batch))
     grads = jax.grad(lambda p, r: bce(score(p, r, batch), batch.labels, batch.weights), argnums=(0, 1))(params, rows)
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"hidden_dims": ()}, "hidden_dims: empty"),
-        ({"hidden_dims": (8, 0)}, "hidden_dims: 0 is not"),
-        ({"num_fmb": 0}, "num_fmb: 0 is not"),
-        ({"num_lcb": None}, "num_lcb: None is not"),
-        ({"rank": True}, "rank: True is not"),
-    ],
-)
-def test_a_wrong_configuration_is_named(replaced, wrong, message):
-    with pytest.raises(InputError, match=message) as caught:
-        replaced(CONFIG, **wrong)
-    assert "\n" not in str(caught.value)
 
 
 def test_data_without_a_feature_is_named():

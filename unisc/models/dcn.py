@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from unisc.data.features import Batch, FeatureSpec
 from unisc.dims import Logits, RequestIndex, Rows
-from unisc.errors import InputError
+from unisc.models.checks import check_fields
 from unisc.models.counts import FlopCount, ParamCount
 from unisc.models.inputs import flat_inputs, flat_widths
 from unisc.nn.embedding import concat_fields, lookup, masked_mean, to_candidates
@@ -53,15 +53,7 @@ class DCNConfig:
     num_experts: int = 4
 
     def __post_init__(self) -> None:
-        numbers = ("embed_dim", "num_cross_layers", "rank", "num_experts")
-        for name, value in (*((n, getattr(self, n)) for n in numbers), *(("hidden_dims", d) for d in self.hidden_dims)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
-        if not self.hidden_dims:
-            raise InputError("hidden_dims: empty; give at least one hidden width")
-        for name, known in (("kind", KINDS), ("structure", STRUCTURES)):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name}: unknown {getattr(self, name)!r}; give one of {', '.join(known)}")
+        check_fields(self)
 
 
 class Joint(NamedTuple):

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from unisc.data.features import Batch, FeatureSpec
 from unisc.dims import Logits, Rows
-from unisc.errors import InputError
+from unisc.models.checks import check_fields
 from unisc.models.counts import FlopCount, ParamCount
 from unisc.models.inputs import columns, flat_inputs, flat_widths, shared_fields
 from unisc.nn.embedding import concat_fields, lookup, to_candidates
@@ -44,12 +44,7 @@ class DINConfig:
     attention_dim: int = 36
 
     def __post_init__(self) -> None:
-        numbers = (("embed_dim", self.embed_dim), ("attention_dim", self.attention_dim))
-        for name, value in (*numbers, *(("hidden_dims", d) for d in self.hidden_dims)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
-        if not self.hidden_dims:
-            raise InputError("hidden_dims: empty; give at least one hidden width")
+        check_fields(self)
 
 
 class ActivationUnit(nnx.Module):

@@ -14,7 +14,7 @@ from flax import nnx
 
 from unisc.data.features import Batch, FeatureSpec
 from unisc.dims import Logits, Rows
-from unisc.errors import InputError
+from unisc.models.checks import check_fields
 from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.embedding import concat_fields, lookup, masked_mean, to_candidates
 from unisc.nn.interaction import num_pairs, pairwise_dots
@@ -35,13 +35,7 @@ class DLRMConfig:
     interaction: Interaction = "none"
 
     def __post_init__(self) -> None:
-        for name, value in (("embed_dim", self.embed_dim), *(("hidden_dims", d) for d in self.hidden_dims)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
-        if not self.hidden_dims:
-            raise InputError("hidden_dims: empty; give at least one hidden width")
-        if self.interaction not in ("none", "dot"):
-            raise InputError(f"interaction: unknown {self.interaction!r}; give one of none, dot")
+        check_fields(self)
 
 
 class DLRM(nnx.Module):

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 from unisc.data.features import GROUPS, Batch, FeatureSpec, Group
 from unisc.dims import Logits, RequestIndex, Rows, Tokens
 from unisc.errors import InputError
+from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
 from unisc.models.inputs import GroupInputs, group_inputs, group_widths, shared_fields
 from unisc.models.tokens import TokenGroups, Tokenizers, token_groups, token_widths
@@ -36,9 +37,9 @@ from unisc.nn.embedding import to_candidates
 from unisc.nn.linear import Linear, TypedLinear, start_bias
 from unisc.nn.mlp import MLP, Experts, JointMLP, TypedMLP
 from unisc.nn.norm import rms_norm
+from unisc.nn.slots import Context
 
 Isolation = Literal["none", "dref", "dapga", "both"]
-Context = Literal["joint", "shared"]
 ISOLATIONS: tuple[Isolation, ...] = ("none", "dref", "dapga", "both")
 
 HEAD_GAIN = 0.1  # logits start near their bias
@@ -67,19 +68,8 @@ class HHSFTConfig:
     context: Context = "joint"
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if name not in ("isolation", "context") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
-        if self.isolation not in ISOLATIONS:
-            raise InputError(f"isolation: unknown {self.isolation!r}; give one of {', '.join(ISOLATIONS)}")
-        if self.context not in ("joint", "shared"):
-            raise InputError(f"context: unknown {self.context!r}; give one of joint, shared")
-        for width, heads in (("hfa_dim", "num_heads"), ("gfa_dim", "num_gfa_heads")):
-            if getattr(self, width) % getattr(self, heads):
-                raise InputError(
-                    f"{width}: {getattr(self, width)} does not divide into {heads}={getattr(self, heads)}; give a multiple"
-                )
+        check_fields(self)
+        check_multiples(self, hfa_dim="num_heads", gfa_dim="num_gfa_heads")
 
     @property
     def has_dref(self) -> bool:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from unisc.data.features import Batch, FeatureSpec
 from unisc.dims import Logits, RequestIndex, Rows, Tokens
-from unisc.errors import InputError
+from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
 from unisc.models.inputs import shared_fields
 from unisc.models.tokens import HistoryPool
@@ -55,14 +55,8 @@ class HiFormerConfig:
     projection: Projection = "composite"
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if name != "projection" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
-        if self.dim % self.num_heads:
-            raise InputError(f"dim: {self.dim} does not divide into num_heads={self.num_heads}; give a multiple")
-        if self.projection not in ("composite", "heterogeneous"):
-            raise InputError(f"projection: unknown {self.projection!r}; give one of composite, heterogeneous")
+        check_fields(self)
+        check_multiples(self, dim="num_heads")
 
 
 class Composite(nnx.Module):

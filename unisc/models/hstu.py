@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unisc.data.features import GROUPS, Batch, FeatureSpec
 from unisc.dims import Logits, Rows
-from unisc.errors import InputError
+from unisc.models.checks import check_fields
 from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
 from unisc.models.inputs import group_inputs, group_widths
 from unisc.nn.attention import score_scale
@@ -41,7 +41,7 @@ from unisc.nn.embedding import concat_fields, lookup
 from unisc.nn.linear import RELU_GAIN, Linear, bias_init, start_bias
 from unisc.nn.mlp import MLP, JointMLP
 from unisc.nn.norm import layer_norm
-from unisc.nn.slots import CONTEXTS, Context, Slots
+from unisc.nn.slots import Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
 AGE_NOW = 1  # id of the bucket that an age of zero seconds falls into
@@ -69,12 +69,7 @@ class HSTUConfig:
     age_field: str = "history_age"
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if name not in ("context", "age_field") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
-        if self.context not in CONTEXTS:
-            raise InputError(f"context: unknown {self.context!r}; give one of {', '.join(CONTEXTS)}")
+        check_fields(self)
 
     @property
     def widths(self) -> tuple[int, int, int, int]:

@@ -39,13 +39,14 @@ from jaxtyping import Array, Bool, Float
 from unisc.data.features import Batch, FeatureSpec
 from unisc.dims import Logits, Rows
 from unisc.errors import InputError
+from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
 from unisc.nn.attention import score_scale
 from unisc.nn.embedding import concat_fields, lookup
 from unisc.nn.linear import RELU_GAIN, Linear, TypedLinear, start_bias
 from unisc.nn.mlp import MLP, JointMLP, TypedMLP
 from unisc.nn.norm import rms_norm
-from unisc.nn.slots import CONTEXTS, Context, Slots
+from unisc.nn.slots import Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
 BLOCKED = -1e30  # finite, so that a row of nothing but padding stays finite
@@ -73,20 +74,12 @@ class OneTransConfig:
     context: Context = "joint"
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value, least = getattr(self, name), 0 if name == "num_request_tokens" else 1
-            if name not in ("context", "pyramid") and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise InputError(f"{name}: {value!r} is not a whole number of at least {least}; give one")
-        if self.dim % self.num_heads:
-            raise InputError(f"dim: {self.dim} does not divide into num_heads={self.num_heads}; give a multiple")
+        check_fields(self, least={"num_request_tokens": 0})
+        check_multiples(self, dim="num_heads")
         if self.num_request_tokens >= self.num_tokens:
             raise InputError(
                 f"num_request_tokens: {self.num_request_tokens} leaves a candidate none of num_tokens={self.num_tokens}"
             )
-        if not isinstance(self.pyramid, bool):
-            raise InputError(f"pyramid: {self.pyramid!r} is not true or false; give one")
-        if self.context not in CONTEXTS:
-            raise InputError(f"context: unknown {self.context!r}; give one of {', '.join(CONTEXTS)}")
 
     @property
     def split(self) -> tuple[int, int]:

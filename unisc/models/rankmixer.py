@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float
 from unisc.data.features import Batch, FeatureSpec
 from unisc.dims import Logits, Rows, Tokens
 from unisc.errors import InputError
+from unisc.models.checks import check_fields, check_multiples
 from unisc.models.chunks import ChunkTokens, tokens_flops, tokens_params
 from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.linear import RELU_GAIN, Linear, TypedLinear, start_bias
@@ -63,16 +64,8 @@ class RankMixerConfig:
     active_experts: int = 1
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            least = 2 if name == "num_tokens" else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name}: {value!r} is not a whole number of at least {least}; give one")
-        for name, parts in (("dim", "num_tokens"), ("ffn_dim", "num_experts")):
-            if getattr(self, name) % getattr(self, parts):
-                raise InputError(
-                    f"{name}: {getattr(self, name)} does not divide into {parts}={getattr(self, parts)}; give a multiple"
-                )
+        check_fields(self, least={"num_tokens": 2})
+        check_multiples(self, dim="num_tokens", ffn_dim="num_experts")
         if self.active_experts > self.num_experts:
             raise InputError(
                 f"active_experts: {self.active_experts} is more than num_experts={self.num_experts}; give that or fewer"
@@ -168,7 +161,7 @@ def num_params(config: RankMixerConfig, spec: FeatureSpec) -> ParamCount:
     dense = tokens_params(spec, embed_dim=config.embed_dim, num_tokens=tokens, dim=dim)
     dense += layers * (inner + dim + 2 * router) + (dim + 1) * len(spec.tasks)
     idle = layers * (inner // experts * (experts - config.active_experts) + router)
-    return ParamCount(embedding=spec.num_rows * config.embed_dim, dense=dense, active=dense - idle)
+    return ParamCount(embedding=spec.num_rows * config.embed_dim, dense=dense, active=dense - idle, train_only=layers * router)
 
 
 def flops_per_example(config: RankMixerConfig, spec: FeatureSpec) -> FlopCount:

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 from unisc.data.features import Batch, FeatureSpec
 from unisc.dims import Logits, Rows, Tokens
 from unisc.errors import InputError
+from unisc.models.checks import check_fields, check_multiples
 from unisc.models.chunks import ChunkTokens, tokens_flops, tokens_params
 from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.linear import RELU_GAIN, Linear, TypedLinear, start_bias
@@ -60,19 +61,8 @@ class TokenMixerLargeConfig:
     active_experts: int = 1
 
     def __post_init__(self) -> None:
-        least = {"num_tokens": 3, "active_experts": 1 if self.num_experts == 1 else 2}
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if name in ("aux_weight", "down_std"):
-                if not isinstance(value, int | float) or not 0 <= value < math.inf:
-                    raise InputError(f"{name}: {value!r} is not a number of at least 0; give one")
-            elif not isinstance(value, int) or isinstance(value, bool) or value < least.get(name, 1):
-                raise InputError(f"{name}: {value!r} is not a whole number of at least {least.get(name, 1)}; give one")
-        for name, parts in (("dim", "num_tokens"), ("ffn_dim", "num_experts")):
-            if getattr(self, name) % getattr(self, parts):
-                raise InputError(
-                    f"{name}: {getattr(self, name)} does not divide into {parts}={getattr(self, parts)}; give a multiple"
-                )
+        check_fields(self, least={"num_tokens": 3, "active_experts": 1 if self.num_experts == 1 else 2})
+        check_multiples(self, dim="num_tokens", ffn_dim="num_experts")
         if self.active_experts > self.num_experts:
             raise InputError(
                 f"active_experts: {self.active_experts} is more than num_experts={self.num_experts}; give that or fewer"
@@ -178,8 +168,9 @@ def num_params(config: TokenMixerLargeConfig, spec: FeatureSpec) -> ParamCount:
     head = (dim + 1) * len(spec.tasks)
     dense = tokens_params(spec, embed_dim=config.embed_dim, num_tokens=tokens, dim=dim, global_token=True)
     dense += networks * (inner + dim + (dim + 1) * (experts - 1)) + (config.num_shallow + 1) * head
-    idle = networks * (inner // experts) * (experts - config.active_experts) + config.num_shallow * head
-    return ParamCount(embedding=spec.num_rows * config.embed_dim, dense=dense, active=dense - idle)
+    shallow = config.num_shallow * head
+    idle = networks * (inner // experts) * (experts - config.active_experts) + shallow
+    return ParamCount(embedding=spec.num_rows * config.embed_dim, dense=dense, active=dense - idle, train_only=shallow)
 
 
 def flops_per_example(config: TokenMixerLargeConfig, spec: FeatureSpec) -> FlopCount:

@@ -28,14 +28,14 @@ from jaxtyping import Array, Bool, Float
 from unisc.data.features import Batch, FeatureSpec, Level
 from unisc.dims import Logits, Rows
 from unisc.errors import InputError
+from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.attention import score_scale
 from unisc.nn.embedding import concat_fields, lookup, to_candidates
 from unisc.nn.linear import Linear, TypedLinear, normal, start_bias
 from unisc.nn.lists import from_lists, to_lists
 from unisc.nn.norm import rms_norm
-
-Context = Literal["joint", "shared"]
+from unisc.nn.slots import Context
 
 HEAD_GAIN = 0.1  # logits start near their bias
 SWIGLU_GAIN = 1.68  # undoes what silu(g) * u takes off the mean square
@@ -54,14 +54,8 @@ class TransformerConfig:
     context: Context = "joint"
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "dim", "num_layers", "num_heads", "ffn_hidden"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
-        if self.dim % self.num_heads:
-            raise InputError(f"dim: {self.dim} does not divide into num_heads={self.num_heads}; give a multiple")
-        if self.context not in ("joint", "shared"):
-            raise InputError(f"context: unknown {self.context!r}; give one of joint, shared")
+        check_fields(self)
+        check_multiples(self, dim="num_heads")
 
 
 class FeatureTokens(nnx.Module):

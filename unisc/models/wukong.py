@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from unisc.data.features import Batch, FeatureSpec
 from unisc.dims import Logits, Rows
-from unisc.errors import InputError
+from unisc.models.checks import check_fields
 from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
 from unisc.models.inputs import flat_widths
 from unisc.nn.embedding import concat_fields, lookup, masked_mean, to_candidates
@@ -47,12 +47,7 @@ class WukongConfig:
     fmb_dim: int
 
     def __post_init__(self) -> None:
-        numbers = ("embed_dim", "num_layers", "num_fmb", "num_lcb", "rank", "fmb_dim")
-        for name, value in (*((n, getattr(self, n)) for n in numbers), *(("hidden_dims", d) for d in self.hidden_dims)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
-        if not self.hidden_dims:
-            raise InputError("hidden_dims: empty; give at least one hidden width")
+        check_fields(self)
 
     @property
     def num_rows(self) -> int:

@@ -12,9 +12,9 @@ from flax import nnx
 
 from unisc.data.features import FeatureSpec
 from unisc.errors import InputError
-from unisc.models import dcn, din, dlrm, hhsft, hiformer, hstu, onetrans, rankmixer, transformer, wukong
+from unisc.models import counts, dcn, din, dlrm, hhsft, hiformer, hstu, onetrans, rankmixer, transformer, wukong
 from unisc.models import tokenmixer_large as large
-from unisc.models.counts import FlopCount, ParamCount
+from unisc.models.counts import ByteCount, FlopCount, ParamCount
 from unisc.models.ladder import dlrm_ladder, hhsft_ladder
 
 RankerConfig = (
@@ -86,6 +86,19 @@ def config_of(name: str, size: str, *, embed_dim: int) -> Any:
 def ranker_of(config: Any) -> Ranker:
     """Return the architecture that a configuration is of."""
     return next(ranker for ranker in RANKERS.values() if ranker.config is type(config))
+
+
+def bytes_per_example(config: Any, spec: FeatureSpec, *, itemsize: int = 4) -> ByteCount:
+    """Count the bytes of scoring in closed form; `itemsize` is that of the type computed in (see `unisc.models.counts`)."""
+    reads = []
+    if isinstance(config, hhsft.HHSFTConfig) and config.isolation != "none":
+        reads.append("domain")
+    if isinstance(config, din.DINConfig) or getattr(config, "context", "joint") == "shared":
+        reads.append("lists")
+    if isinstance(config, hstu.HSTUConfig) and hstu.Shape.of(config, spec).num_ages:
+        reads.append("ages")
+    params = ranker_of(config).num_params(config, spec)
+    return counts.bytes_per_example(params, spec, embed_dim=config.embed_dim, reads=reads, itemsize=itemsize)
 
 
 def build(config: Any, spec: FeatureSpec, *, rngs: nnx.Rngs, bias_init: Sequence[float] = ()) -> nnx.Module:
