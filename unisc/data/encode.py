@@ -17,7 +17,7 @@ from unisc.data.features import FeatureSpec, Field, Group, Level, NumericField, 
 from unisc.data.schema import KINDS, SAMPLES
 from unisc.errors import InputError
 
-ENCODING_VERSION = 3
+ENCODING_VERSION = 4
 """Raised by hand whenever a feature changes its meaning, so that no old column cache is read as the new encoding."""
 
 TASKS = ("click", "purchase")
@@ -180,7 +180,7 @@ class Encoder:
             add("position", "item", "candidate", "position", MAX_POSITION, lambda c: _capped(c.flat("position"), MAX_POSITION))
         add("rank", "item", "candidate", "rank", NUM_RANK_BUCKETS, lambda c: _log_bucket(c.flat("rank"), 2, NUM_RANK_BUCKETS))
         add("touches", "item", "candidate", "touches", 3, lambda c: np.minimum(c.flat("touches").astype(np.int64), 3) - 1)
-        add("touch_age", "item", "candidate", "touch_age", NUM_AGE_BUCKETS, lambda c: _log_bucket(c.flat("touch_age"), 1, 25))
+        add("touch_age", "item", "candidate", "touch_age", NUM_AGE_BUCKETS, lambda c: _age_bucket(c.flat("touch_age")))
         add(
             "touch_rank", "item", "candidate", "touch_rank", MAX_TOUCH_RANK, lambda c: _capped(c.touch_rank - 1, MAX_TOUCH_RANK)
         )
@@ -194,6 +194,8 @@ class Encoder:
         look_up("sequence", "history", "history_", items, "category_3", "category_3", history_item_id)
         look_up("sequence", "history", "history_", items, "brand_id", "brand", history_item_id)
         add("history_event", "sequence", "history", "event", len(KINDS) * len(domains), lambda c: c.history_event(len(domains)))
+        # A table of its own, which a model may read as times (`unisc.models.hstu`): its rows mean ages, and nothing else.
+        add("history_age", "sequence", "history", "history_age", NUM_AGE_BUCKETS, lambda c: _age_bucket(c.flat("history_age")))
 
         numeric: dict[str, Callable[[Chunk], np.ndarray]] = {}
         if layout.has_price:
@@ -276,6 +278,11 @@ def _log_bucket(values: np.ndarray, per_octave: int, size: int) -> Ids:
     known = values >= 0
     log = np.floor(per_octave * np.log2(np.where(known, values, 0).astype(np.float64) + 1)).astype(np.int64)
     return np.where(known, np.minimum(log, size - 1), -1)
+
+
+def _age_bucket(seconds: np.ndarray) -> np.ndarray:
+    """Floor of log2(seconds + 1), capped; -1 for a negative age. An exponent is exact, and half the time of a logarithm."""
+    return np.minimum(np.frexp(np.maximum(seconds, -1) + 1.0)[1], NUM_AGE_BUCKETS) - 1
 
 
 def _steps(values: np.ndarray, most: int) -> Ids:

@@ -86,6 +86,10 @@ class TrainConfig:
             if not least <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} {getattr(self, name)}: give a number of at least {least}")
 
+    def row_map(self, spec: FeatureSpec) -> RowMap:
+        """Return what rewrites batches for the tables as a run stores them; a model is built for its `spec`."""
+        return RowMap(spec, HashConfig(hash_rows=self.hash_rows, collision=self.collision))
+
     def rate_at(self, step: int, num_steps: int) -> float:
         """Return the schedule's factor of the rates for a step counted from 0."""
         warmup = math.ceil(self.warmup_frac * num_steps)
@@ -166,7 +170,9 @@ def train(
     mesh = train_mesh(shape.parts)
     graphdef = nnx.graphdef(model)
     source = packed(columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout)
-    row_map = RowMap(columns.spec, HashConfig(hash_rows=config.hash_rows, collision=config.collision))
+    row_map = config.row_map(columns.spec)
+    if getattr(model, "spec", row_map.spec) != row_map.spec:
+        raise InputError("model: built for other features than the data's as stored; build it for config.row_map(data.spec).spec")
     num_steps = len(source)
     state = train_state.create(
         model,
