@@ -81,8 +81,8 @@ class Blocks:
           InputError: a record that is damaged, missing, or not the one that belongs there.
         """
         decoded = [self._reader.block(block, self.lengths[self.rows_of(block)]) for block in blocks]
-        chunk = Chunk(_Joined(decoded, self._reader.domains), self._reader.domains)
-        arrays: dict[str, Any] = encode(self._reader.encoder, chunk, self.directory)
+        chunk = Chunk(_Joined(decoded, self._reader.domains), self._reader.domains, self.directory)
+        arrays: dict[str, Any] = encode(self._reader.encoder, chunk)
         return Columns(spec=self.spec, cache=self.cache.with_name(f"{self.cache.name}-read"), **arrays)
 
     def columns(self) -> Columns:

@@ -55,7 +55,9 @@ class RowMap:
         self.whole, self.config = whole, config
         hashed = [config.hash_rows and table.num_rows > config.hash_rows for table in whole.tables]
         stored = [config.hash_rows if h else table.num_rows for table, h in zip(whole.tables, hashed, strict=True)]
-        tables = tuple(Table(name=t.name, num_rows=n, hashed=bool(h)) for t, n, h in zip(whole.tables, stored, hashed, strict=True))
+        tables = tuple(
+            Table(name=t.name, num_rows=n, hashed=bool(h)) for t, n, h in zip(whole.tables, stored, hashed, strict=True)
+        )
         self.spec = dataclasses.replace(whole, tables=tables)
         self.num_parts = 2 if any(hashed) and config.collision != "share" else 1
         self._changes = any(hashed)

@@ -172,7 +172,9 @@ def train(
     source = packed(columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout)
     row_map = config.row_map(columns.spec)
     if getattr(model, "spec", row_map.spec) != row_map.spec:
-        raise InputError("model: built for other features than the data's as stored; build it for config.row_map(data.spec).spec")
+        raise InputError(
+            "model: built for other features than the data's as stored; build it for config.row_map(data.spec).spec"
+        )
     num_steps = len(source)
     state = train_state.create(
         model,
