@@ -53,6 +53,13 @@ class Config:
     train: TrainConfig
     evaluate: EvalConfig
 
+    def __post_init__(self) -> None:
+        # Else a model of whole lists would train to the end before its scoring fails.
+        if bool(self.train.list_len) != bool(self.evaluate.list_len):
+            raise InputError(
+                f"evaluate.list_len {self.evaluate.list_len}, train.list_len {self.train.list_len}: set both, or both to 0"
+            )
+
 
 def default(samples: Path, *, model: str = "hhsft", size: str = "m", seed: int = 0) -> Config:
     """Return the configuration of a ranker by name and size on some samples; `unisc.config.override` changes the rest."""

@@ -152,7 +152,7 @@ def test_counts_equal_the_tree_and_the_trace(make_spec, make_batch, make_rows, r
     spec = make_spec(**missing)
     batch = make_batch(spec)
     batch = batch._replace(lists=jnp.arange(24, dtype=jnp.int32).reshape(6, 4))  # no slot is empty
-    for config in (replaced(CONFIG, context=context), replaced(CONFIG, context=context, num_layers=1, age_field="none")):
+    for config in (replaced(CONFIG, context=context), replaced(CONFIG, context=context, num_layers=1, age_field="")):
         model = HSTU(config, spec, rngs=nnx.Rngs(0))
         size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         count = hstu.num_params(config, spec)

@@ -106,6 +106,8 @@ def load(directory: Path, split: Split, *, history_len: int, fraction: float = 1
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction} of the {split} split: give a number above 0 and at most 1")
+    if history_len < 0:
+        raise InputError(f"history_len {history_len}: give at least 0")
     made = manifest.read(directory, kind="blocks", verify=verify)
     _check(directory, made)
     try:

@@ -111,6 +111,8 @@ def load(samples: Path, split: Split, *, history_len: int, fraction: float = 1.0
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction} of the {split} split: give a number above 0 and at most 1")
+    if history_len < 0:
+        raise InputError(f"history_len {history_len}: give at least 0")
     cache = ensure_cache(samples)
     spec = dataclasses.replace(_spec_from_json(json.loads((cache / SPEC).read_text())), history_len=history_len)
     # A plain view: indexing through the memmap class itself costs microseconds a time.

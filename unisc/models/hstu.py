@@ -44,6 +44,7 @@ from unisc.nn.norm import layer_norm
 from unisc.nn.slots import CONTEXTS, Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
+AGE_FIELD = "history_age"
 AGE_NOW = 1  # id of the bucket that an age of zero seconds falls into
 
 RUNGS = {"xxs": 8, "xs": 12, "s": 28, "m": 40, "l": 56, "xl": 80, "xxl": 128}
@@ -55,8 +56,8 @@ class HSTUConfig:
     """Width and depth; `qk_dim` and `v_dim` are widths of one head.
 
     `age_field` names the history field whose ids are 1 + floor(log2(age in seconds + 1)), the last of its table for all beyond,
-    0 where unknown. They are read off the batch's rows of the store, so a model of hashed tables needs the spec of the tables
-    as stored (`RowMap.spec`).
+    0 where unknown; an empty name gives no time table. They are read off the batch's rows of the store, so a model of hashed
+    tables needs the spec of the tables as stored (`RowMap.spec`).
     """
 
     embed_dim: int
@@ -67,7 +68,7 @@ class HSTUConfig:
     v_dim: int
     token_multiplier: int = 2
     context: Context = "joint"
-    age_field: str = "history_age"
+    age_field: str = AGE_FIELD
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -100,6 +101,11 @@ class Shape(NamedTuple):
                 raise InputError(
                     f"hash_rows {table.num_rows}: hashes table {table.name}, which HSTU reads as times; give more rows, or 0"
                 )
+        names = [field.name for field in spec.at("history")]
+        if names and not found and config.age_field not in ("", AGE_FIELD):
+            raise InputError(
+                f"age_field {config.age_field!r}: not a history field; give one of {', '.join(names)}, or '' for none"
+            )
         ages = [table.num_rows for table in found]
         history_len = spec.history_len if spec.at("history") else 0
         groups = sum(group_widths(spec, group, config.embed_dim)[0] > 0 for group in GROUPS)
