@@ -1,4 +1,4 @@
-"""A user without a history is no error: every ranker, in every context it has, gives such requests finite scores and gradients."""
+"""A user without a history is no error: every ranker, in each of its contexts, gives finite scores and gradients."""
 
 import dataclasses
 
