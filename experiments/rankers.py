@@ -25,7 +25,7 @@ from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
 from unisc.train.loop import TrainConfig
 
-VERSION = 1
+VERSION = 2
 """Raised by hand whenever the same configuration would give other numbers."""
 
 EMBED_DIM = 16
@@ -52,6 +52,13 @@ class Config:
     model: zoo.RankerConfig
     train: TrainConfig
     evaluate: EvalConfig
+
+    def __post_init__(self) -> None:
+        # Else a model of whole lists would train to the end before its scoring fails.
+        if bool(self.train.list_len) != bool(self.evaluate.list_len):
+            raise InputError(
+                f"evaluate.list_len {self.evaluate.list_len}, train.list_len {self.train.list_len}: set both, or both to 0"
+            )
 
 
 def default(samples: Path, *, model: str = "hhsft", size: str = "m", seed: int = 0) -> Config:
@@ -88,10 +95,11 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     rates = np.clip(train_columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
     bias = tuple(float(b) for b in np.log(rates / (1 - rates)))
     ranker = zoo.ranker_of(config.model)
-    model = zoo.build(config.model, train_columns.spec, rngs=nnx.Rngs(config.train.seed), bias_init=bias)
+    spec = config.train.row_map(train_columns.spec).spec  # of the tables as stored, which hashing makes smaller
+    model = zoo.build(config.model, spec, rngs=nnx.Rngs(config.train.seed), bias_init=bias)
 
     # The objective: binary cross-entropy of click and purchase, over passes of the samples.
-    flops = ranker.flops_per_example(config.model, train_columns.spec)
+    flops = ranker.flops_per_example(config.model, spec)
     trained = loop.train(
         model,
         train_columns,
@@ -111,9 +119,9 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
-    params = ranker.num_params(config.model, trained.row_map.spec)
+    params = ranker.num_params(config.model, spec)
     itemsize = 2 if config.train.compute == "bfloat16" else 4
-    moved = zoo.bytes_per_example(config.model, train_columns.spec, itemsize=itemsize)
+    moved = zoo.bytes_per_example(config.model, spec, itemsize=itemsize)
     counts = trained.counts
     return {
         "metrics": {**result.metrics, "train/loss": trained.loss},

@@ -25,16 +25,17 @@ METRICS = ("eval/exposed/auc_roc", "eval/exposed/gauc", "eval/exposed/mrr", "eva
 
 def runs(samples: Path, *, models: Sequence[str], sizes: Sequence[str], seeds: Sequence[int], fraction: float) -> list[Run]:
     """List the runs, largest first."""
-    spec = load(samples, "train", history_len=20).spec
+    data = load(samples, "train", history_len=20)
+    volume = {"num_candidates": data.num_examples, "num_requests": data.num_requests}
     planned = []
     for model in models:
         for size in sizes:
             for seed in seeds:
                 config = rankers.default(samples, model=model, size=size, seed=seed)
                 config = override(config, {"data.fraction": fraction})
-                flops = zoo.RANKERS[model].flops_per_example(config.model, spec)
-                label = f"{model} {size} seed {seed}"
-                planned.append(Run.of(rankers, config, cost=float(flops.candidate), label=label, compile_key=f"{model} {size}"))
+                flops = zoo.RANKERS[model].flops_per_example(config.model, data.spec)
+                cost, label = float(flops.train(**volume)), f"{model} {size} seed {seed}"
+                planned.append(Run.of(rankers, config, cost=cost, label=label, compile_key=f"{model} {size}"))
     return sorted(planned, key=lambda run: -run.cost)
 
 

@@ -81,7 +81,7 @@ def train(
         size: its size by name, xxs to xxl.
         seed: of parameters, table and order.
         set: change of a field of the configuration, like train.learning_rate=0.001; may be given several times.
-        devices: virtual devices on a CPU, one a core if not given; accelerators are all used.
+        devices: virtual devices on a CPU, if not given one a core up to a power of two; accelerators are all used.
         profile: trace some steps into DIR/profile, for TensorBoard or Perfetto.
     """
     from unisc import cpu
@@ -93,8 +93,11 @@ def train(
     if devices is not None and devices < 1:
         raise InputError(f"--devices {devices}: must be at least 1")
     if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
-        cpu.restart(devices or cpu.num_cores())
+        # A power of two, so that batches, which are such, divide among them.
+        cpu.restart(devices or 1 << (cpu.num_cores().bit_length() - 1))
     import jax
+
+    from unisc.train.loop import DivergedError
 
     if importlib.util.find_spec(name) is None:
         raise InputError(f"{experiment}: no such experiment; give a file like experiments/rankers.py")
@@ -106,7 +109,10 @@ def train(
     config = override(config, {"train.num_parts": jax.device_count(), **dict(map(_change, set))})
     out.mkdir(parents=True, exist_ok=True)
     runtime = Runtime(data_dir=str(samples), work_dir=str(out), checkpoint_every_steps=200, profile=profile)
-    found = module.run(config, runtime)
+    try:
+        found = module.run(config, runtime)
+    except DivergedError as e:
+        raise InputError(f"{out}: {e}") from e
     record = {"config": json.loads(to_json(config)), "devices": jax.device_count(), **found}
     (out / "record.json").write_text(json.dumps(record, indent=1))
     for section in ("metrics", "counts", "timing"):

@@ -102,7 +102,17 @@ def test_a_list_of_which_nothing_was_shown_is_its_own_context(one_request):
 def test_history_keeps_its_order_and_says_what_happened_where(one_request):
     assert ids(one_request, "history", "history_item_id") == [6, 7]
     assert ids(one_request, "history", "history_event") == [1 + 1 * 3 + 2, 1]
+    assert ids(one_request, "history", "history_age") == [1 + 5, 1 + 6]  # 60 and 90 seconds: floor(log2(seconds + 1)) + 1
     assert one_request.history_offsets.tolist() == [0, 2, 2]
+
+
+def test_ages_of_events_fall_into_octaves_of_a_table_of_their_own(tiny, tmp_path):
+    ages = [0, 1, 2, 3, 6, 7, 2**24 - 2, 2**24 - 1, 2**31 - 1, -1, None]
+    row = tiny.request(item_id=[0], history=[(1, 0, 0, age) for age in ages])
+    columns = load(tiny.write_samples(tmp_path / "s", train=[row], test=[row]), "train", history_len=4)
+    assert ids(columns, "history", "history_age") == [1, 2, 2, 3, 3, 4, 24, 25, 25, 0, 0]  # 194 days and more are one
+    field = next(f for f in columns.spec.at("history") if f.name == "history_age")
+    assert [f.name for f in columns.spec.fields if f.table == field.table] == ["history_age"]
 
 
 def test_labels_change_no_feature(tiny, tmp_path):
@@ -126,9 +136,9 @@ def test_a_catalog_of_bare_ids_gives_the_fields_that_remain(tiny, tmp_path):
     assert [f.name for f in columns.spec.at("candidate")] == [
         "item_id", "rank", "touches", "touch_age", "touch_rank", "touch_event"
     ]  # fmt: skip
-    assert [f.name for f in columns.spec.at("history")] == ["history_item_id", "history_event"]
+    assert [f.name for f in columns.spec.at("history")] == ["history_item_id", "history_event", "history_age"]
     assert [f.name for f in columns.spec.numeric] == ["log_touches", "touch_decay", "reciprocal_touch_rank"]
-    assert columns.history_fields.shape == (0, 2)
+    assert columns.history_fields.shape == (0, 3)
 
 
 def test_compositions_of_one_log_have_one_layout(tiny, tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from unisc.data.schema import SAMPLES
+
 ROOT = Path(__file__).parents[2]
 CODE = "from unisc.cli import main; main()"
 
@@ -48,6 +50,12 @@ def test_a_ranker_is_trained_scored_and_recorded(samples, tmp_path, model, devic
         (["experiments/nothing.py"], "experiments/nothing.py: no such experiment"),
         (["os.py"], "'os': not an allowed experiment module"),
         (["experiments/rankers.py", "--devices", "0"], "--devices 0: must be at least 1"),
+        (["experiments/rankers.py", "--devices", "3"], "num_parts 3: give a divisor of batch_candidates 512"),
+        (["experiments/rankers.py", "--devices", "3", "--set", "train.num_parts=4"], "num_parts 4: 3 devices cannot share"),
+        (["experiments/rankers.py", "--model", "transformer", "--set", "model.num_heads=5"], "not divide into num_heads=5"),
+        (["experiments/rankers.py", "--set", "evaluate.list_len=0"], "evaluate.list_len 0, train.list_len 16: set both"),
+        (["experiments/rankers.py", "--set", "data.history_len=-1"], "history_len -1: give at least 0"),
+        (["experiments/rankers.py", "--model", "hstu", "--set", "train.hash_rows=9"], "hash_rows 9: hashes table history_age"),
     ],
 )
 def test_a_mistake_is_one_line(samples, tmp_path, arguments, message):
@@ -56,3 +64,29 @@ def test_a_mistake_is_one_line(samples, tmp_path, arguments, message):
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("domain", "ads", "/train: domain 'ads' of request 5 is not one of the manifest's ['search', 'rec', 'shop']"),
+        ("item_id", [99, 0], "/train: item_id 99 of request 5 is not in its table of 50"),
+        ("click_weight", [1.0, float("nan")], "/train: click_weight nan of request 5 is negative or not a number"),
+        ("touches", None, "/train/part-00000.parquet: column touches is missing"),
+    ],
+)
+def test_a_fault_of_the_samples_is_one_line(tiny, tmp_path, column, value, message):
+    row = tiny.request(request_id=5, item_id=[0, 1])
+    at = SAMPLES.get_field_index(column)
+    schema = SAMPLES.remove(at) if value is None else SAMPLES
+    directory = tiny.write_samples(tmp_path / "s", train=[row | {column: value}], test=[row], num_shards=1, schema=schema)
+    done = unisc("experiments/rankers.py", "--samples", directory, "--out", tmp_path / "out", "--devices", "1")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"unisc: {directory}{message}") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_run_that_diverges_is_one_line(samples, tmp_path):
+    done = unisc("experiments/rankers.py", "--samples", samples, "--out", tmp_path / "out", "--model", "dlrm", "--size", "xxs",
+                 "--devices", "1", "--set", "train.learning_rate=1e38", "--set", "train.warmup_frac=0")  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{tmp_path / 'out'}: loss is nan at step 2: lower learning_rate" in done.stderr

@@ -81,8 +81,8 @@ class Blocks:
           InputError: a record that is damaged, missing, or not the one that belongs there.
         """
         decoded = [self._reader.block(block, self.lengths[self.rows_of(block)]) for block in blocks]
-        chunk = Chunk(_Joined(decoded, self._reader.domains), self._reader.domains)
-        arrays: dict[str, Any] = encode(self._reader.encoder, chunk, self.directory)
+        chunk = Chunk(_Joined(decoded, self._reader.domains), self._reader.domains, self.directory)
+        arrays: dict[str, Any] = encode(self._reader.encoder, chunk)
         return Columns(spec=self.spec, cache=self.cache.with_name(f"{self.cache.name}-read"), **arrays)
 
     def columns(self) -> Columns:
@@ -106,6 +106,8 @@ def load(directory: Path, split: Split, *, history_len: int, fraction: float = 1
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction} of the {split} split: give a number above 0 and at most 1")
+    if history_len < 0:
+        raise InputError(f"history_len {history_len}: give at least 0")
     made = manifest.read(directory, kind="blocks", verify=verify)
     _check(directory, made)
     try:

@@ -5,16 +5,25 @@ list of which nothing was shown is its own context.
 """
 
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int32, Int64
 
+from unisc.data.features import Level
 from unisc.errors import InputError
+
+MOST_CANDIDATES = 1 << 15
+"""Of a request: ranks are 16-bit numbers from 0."""
 
 Ids = Int64[np.ndarray, " N"]
 Values = Float32[np.ndarray, " N"]
+
+
+_LIST_OF: dict[Level, str] = {"candidate": "item_id", "history": "history_item_id"}
+"""The list whose lengths those of a level must have."""
 
 
 class Rows(Protocol):
@@ -26,41 +35,84 @@ class Rows(Protocol):
     def column(self, name: str) -> pa.Array: ...
 
 
-class Chunk:
-    """Some rows of a samples table as flat arrays; absent integers are -1, absent prices NaN."""
+def _lengths(lists: pa.Array) -> Int32[np.ndarray, " Q"]:
+    return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
 
-    def __init__(self, rows: Rows, domains: tuple[str, ...]):
-        self.rows = rows
+
+class Chunk:
+    """Some rows of a samples table as flat arrays; absent integers are -1, absent prices NaN. `source` is named in errors.
+
+    Raises:
+      InputError: a request without candidates or with more than MOST_CANDIDATES, an unknown domain, a missing value where there
+        must be one, lists of different lengths, a negative number other than -1. The line names the request.
+    """
+
+    def __init__(self, rows: Rows, domains: tuple[str, ...], source: Path):
+        self.rows, self.source = rows, source
         self.num_requests = rows.num_rows
+        self._flat: dict[str, np.ndarray] = {}
         codes = rows.column("domain").dictionary_encode()
         names = codes.dictionary.to_pylist()
-        for name in names:
-            if name not in domains:
-                raise InputError(f"samples: domain {name!r} is not one of the manifest's {list(domains)}; make them again")
-        self.domain = np.array([domains.index(name) for name in names], np.int64)[np.asarray(codes.indices)]
-        self.candidate_offsets = self._offsets("item_id")
-        self.history_offsets = self._offsets("history_item_id")
-        self.request_of = np.repeat(np.arange(self.num_requests), np.diff(self.candidate_offsets))
+        code = codes.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+        places = np.array([domains.index(name) if name in domains else -1 for name in [*names, None]], np.int64)
+        self.domain = places[code]
+        if self.domain.min(initial=0) < 0:
+            row = int(self.domain.argmin())
+            raise self.fault(f"domain {[*names, None][code[row]]!r}", row, f"is not one of the manifest's {list(domains)}")
+        self._lengths = {level: _lengths(rows.column(name)) for level, name in _LIST_OF.items()}
+        self.candidate_offsets, self.history_offsets = (
+            np.concatenate([[0], np.cumsum(self._lengths[level], dtype=np.int64)]) for level in _LIST_OF
+        )
+        lengths = self._lengths["candidate"]
+        if lengths.min(initial=1) < 1:
+            raise self.fault("item_id", int(lengths.argmin()), "is empty: a request needs candidates")
+        if lengths.max(initial=1) > MOST_CANDIDATES:
+            row = int(lengths.argmax())
+            raise self.fault("item_id", row, f"holds {lengths[row]} candidates, more than {MOST_CANDIDATES}")
+        self.request_of = np.repeat(np.arange(self.num_requests), lengths)
 
-    def _offsets(self, name: str) -> Int64[np.ndarray, " Q1"]:
-        lengths = self.rows.column(name).value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    def fault(self, what: str, request: int, wrong: str) -> InputError:
+        """Return the error that says what is wrong with `what` of a request, counted from 0 in these rows."""
+        return InputError(
+            f"{self.source}: {what} of request {self.rows.column('request_id')[request]} {wrong}; make the samples again"
+        )
+
+    def request_at(self, level: Level, place: int) -> int:
+        """Return which of the requests a candidate or history entry belongs to, or a request is itself."""
+        if level == "request":
+            return place
+        offsets = self.candidate_offsets if level == "candidate" else self.history_offsets
+        return int(np.searchsorted(offsets, place, side="right")) - 1
 
     def request(self, name: str) -> Ids:
         """Return an integer column known once a request, -1 where null."""
-        return self.rows.column(name).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        column = self.rows.column(name)
+        if column.null_count and name in ("request_id", "user_id", "ts"):
+            raise self.fault(name, int(np.flatnonzero(column.is_null())[0]), "is missing")
+        return column.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
     def flat(self, name: str) -> np.ndarray:
-        """Return a list column laid end to end; its lengths must be those of the other lists of its kind."""
-        values = self.rows.column(name).flatten()
-        expected = self.history_offsets[-1] if name.startswith("history_") else self.candidate_offsets[-1]
-        if len(values) != expected:
-            raise InputError(f"samples: lists of {name} and of item ids differ in length; make the samples again")
+        """Return a list column laid end to end."""
+        if name not in self._flat:
+            self._flat[name] = self._flattened(name)
+        return self._flat[name]
+
+    def _flattened(self, name: str) -> np.ndarray:
+        level: Level = "history" if name.startswith("history_") else "candidate"
+        column = self.rows.column(name)
+        wrong = np.flatnonzero(_lengths(column) != self._lengths[level])
+        if len(wrong):
+            raise self.fault(name, int(wrong[0]), f"is not as long as {_LIST_OF[level]}")
+        values = column.flatten()
         if pa.types.is_floating(values.type):
             return values.fill_null(np.nan).to_numpy(zero_copy_only=False)
-        return values.fill_null(pa.scalar(-1 if pa.types.is_integer(values.type) else False, values.type)).to_numpy(
-            zero_copy_only=False
-        )
+        if not pa.types.is_integer(values.type):
+            return values.fill_null(False).to_numpy(zero_copy_only=False)
+        numbers = values.fill_null(pa.scalar(-1, values.type)).to_numpy(zero_copy_only=False)
+        if numbers.min(initial=-1) < -1:
+            place = int(numbers.argmin())
+            raise self.fault(f"{name} {numbers[place]}", self.request_at(level, place), "is negative")
+        return numbers
 
     @cached_property
     def item_id(self) -> Ids:

@@ -111,6 +111,8 @@ def load(samples: Path, split: Split, *, history_len: int, fraction: float = 1.0
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction} of the {split} split: give a number above 0 and at most 1")
+    if history_len < 0:
+        raise InputError(f"history_len {history_len}: give at least 0")
     cache = ensure_cache(samples)
     spec = dataclasses.replace(_spec_from_json(json.loads((cache / SPEC).read_text())), history_len=history_len)
     # A plain view: indexing through the memmap class itself costs microseconds a time.
@@ -240,7 +242,7 @@ def _encode_split(encoder: Encoder, source: Path, target: Path, domains: tuple[s
         writers["history_offsets"].append(np.zeros(1))
         num_candidates = num_history = 0
         for rows in read_chunks(source):
-            arrays = encode(encoder, Chunk(rows, domains), source)
+            arrays = encode(encoder, Chunk(rows, domains, source))
             ends = {"candidate_offsets": num_candidates, "history_offsets": num_history}
             for name, values in arrays.items():
                 writers[name].append(values[1:] + ends[name] if name in ends else values)
@@ -248,16 +250,21 @@ def _encode_split(encoder: Encoder, source: Path, target: Path, domains: tuple[s
             num_history += int(arrays["history_offsets"][-1])
 
 
-def encode(encoder: Encoder, chunk: Chunk, source: Path) -> dict[str, np.ndarray]:
-    """Return a chunk as the arrays of `Columns`, by name; offsets count from 0. `source` is named in errors.
+def encode(encoder: Encoder, chunk: Chunk) -> dict[str, np.ndarray]:
+    """Return a chunk as the arrays of `Columns`, by name; offsets count from 0.
 
     Raises:
-      InputError: a label other than 0 and 1, an id that its table does not hold, lists of different lengths.
+      InputError: a label other than 0 and 1, a weight that is negative or no number, an id that its table does not hold, and
+        what a chunk raises as it is read.
     """
     n, h = int(chunk.candidate_offsets[-1]), int(chunk.history_offsets[-1])
     labels = np.stack([chunk.flat(task) for task in TASKS], axis=1)
-    if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
-        raise InputError(f"{source}: a label of {TASKS} is neither 0 nor 1; make the samples again")
+    weights = np.stack([chunk.flat(f"{task}_weight") for task in TASKS], axis=1)
+    for kind, values, most in (("", labels, 1), ("_weight", weights, np.finfo(np.float32).max)):
+        if values.size and not (values.min() >= 0 and values.max() <= most):  # no number compares false
+            place, task = np.argwhere(~((values >= 0) & (values <= most)))[0]
+            wrong = "is negative or not a number" if kind else "is neither 0 nor 1"
+            raise chunk.fault(f"{TASKS[task]}{kind} {values[place, task]}", chunk.request_at("candidate", int(place)), wrong)
     arrays = {
         "request_id": chunk.request("request_id"),
         "user_id": chunk.request("user_id"),
@@ -272,7 +279,7 @@ def encode(encoder: Encoder, chunk: Chunk, source: Path) -> dict[str, np.ndarray
         "item_id": chunk.item_id,
         "exposed": chunk.flat("exposed"),
         "labels": labels,
-        "label_weights": np.stack([chunk.flat(f"{task}_weight") for task in TASKS], axis=1),
+        "label_weights": weights,
     }
     return {name: np.ascontiguousarray(values, _ARRAYS[name][1]) for name, values in arrays.items()}
 

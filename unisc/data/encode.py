@@ -14,10 +14,10 @@ from jaxtyping import Float32, Int32
 
 from unisc.data.chunk import Chunk, Ids, Values
 from unisc.data.features import FeatureSpec, Field, Group, Level, NumericField, Table
-from unisc.data.schema import KINDS, SAMPLES
+from unisc.data.schema import ITEMS, KINDS, QUERIES, SAMPLES, USERS
 from unisc.errors import InputError
 
-ENCODING_VERSION = 3
+ENCODING_VERSION = 4
 """Raised by hand whenever a feature changes its meaning, so that no old column cache is read as the new encoding."""
 
 TASKS = ("click", "purchase")
@@ -30,12 +30,17 @@ NUM_AGE_BUCKETS = 25
 TOUCH_DECAY_SECS = 86_400.0
 SCENE_ROUNDING = 16
 MAX_STEPS_BELOW = 8
+MAX_ROWS = 2**31 - 1
+LEAST_DENSE = 1000
+"""Ids a row from which on a table counts as sparse; its arrays would be holes."""
+DECLARED = {field.name: field.type for table in (ITEMS, USERS, QUERIES) for field in table.columns}
 
 
 class Catalog:
     """The item, user and query tables of a samples directory, each column an array indexed by id."""
 
     def __init__(self, samples: Path):
+        self.directory = samples
         self.items = _read_by_id(samples / "items", "item_id")
         self.users = _read_by_id(samples / "users", "user_id")
         self.queries = _read_by_id(samples / "queries", "query_id")
@@ -53,13 +58,28 @@ class Catalog:
 
 
 def _read_by_id(directory: Path, key: str) -> dict[str, np.ndarray]:
-    """Read a table into arrays indexed by its id: integers -1 where null, attribute lists as the first three, -1 beyond."""
+    """Read a table into arrays indexed by its id: integers -1 where null, attribute lists as the first three, -1 beyond.
+
+    Raises:
+      InputError: ids that are missing, negative, given twice or far from dense, or a column of another type than declared.
+    """
     files = sorted(directory.glob("*.parquet"))
     table = pa.concat_tables([pq.read_table(f) for f in files]) if files else pa.table({key: pa.array([], pa.int32())})
     if key not in table.column_names:
         raise InputError(f"{directory}: column {key} is missing; make the samples again")
-    ids = table[key].to_numpy().astype(np.int64)
-    num_ids = int(ids.max()) + 1 if ids.size else 0
+    for name in table.column_names:
+        if name in DECLARED and not _alike(table.schema.field(name).type, DECLARED[name]):
+            found = table.schema.field(name).type
+            raise InputError(f"{directory}: column {name} is {found}, not {DECLARED[name]}; make the samples again")
+    ids = table[key].fill_null(-1).to_numpy().astype(np.int64)
+    num_ids = int(ids.max(initial=-1)) + 1
+    if ids.min(initial=0) < 0:
+        raise InputError(f"{directory}: {key} of row {int(ids.argmin())} is missing or negative; make the samples again")
+    if num_ids > LEAST_DENSE * (len(ids) + LEAST_DENSE):
+        raise InputError(f"{directory}: {key} {num_ids - 1} in a table of {len(ids)} rows; number them densely from 0")
+    counts = np.bincount(ids, minlength=num_ids)
+    if counts.max(initial=0) > 1:
+        raise InputError(f"{directory}: {key} {int(counts.argmax())} is there twice; make the samples again")
     out: dict[str, np.ndarray] = {}
     for name in table.column_names:
         column = table[name]
@@ -84,6 +104,14 @@ def _read_by_id(directory: Path, key: str) -> dict[str, np.ndarray]:
     return out
 
 
+def _alike(found: pa.DataType, declared: pa.DataType) -> bool:
+    """Say whether a column can be read as the declared one: both whole numbers, real numbers, text, or lists of such."""
+    if pa.types.is_list(declared):
+        return pa.types.is_list(found) and _alike(found.value_type, declared.value_type)
+    kinds = (pa.types.is_integer, pa.types.is_floating, lambda t: pa.types.is_string(t) or pa.types.is_large_string(t))
+    return any(kind(found) and kind(declared) for kind in kinds)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
     """What no single chunk shows: which columns hold anything, and how large the codes in them get."""
@@ -101,6 +129,7 @@ class _Feature:
 
     field: Field | NumericField
     compute: Callable[[Chunk], np.ndarray]
+    required: bool = False
 
 
 class Encoder:
@@ -119,13 +148,26 @@ class Encoder:
             tasks=TASKS,
             history_len=0,
         )
+        if self.spec.num_rows > MAX_ROWS:
+            name, size = max(self._sizes.items(), key=lambda item: item[1])
+            raise InputError(
+                f"{catalog.directory}: codes of {name} up to {size - 2}, too large for a table; number them densely from 0"
+            )
 
     def _declare(self, catalog: Catalog, layout: Layout, domains: tuple[str, ...]) -> None:
         items, users, queries = catalog.items, catalog.users, catalog.queries
 
-        def add(name: str, group: Group, level: Level, table: str, size: int, compute: Callable[[Chunk], np.ndarray]) -> None:
+        def add(
+            name: str,
+            group: Group,
+            level: Level,
+            table: str,
+            size: int,
+            compute: Callable[[Chunk], np.ndarray],
+            required: bool = False,
+        ) -> None:
             self._sizes[table] = max(self._sizes.get(table, 1), size + 1)
-            self._features.append(_Feature(Field(name=name, group=group, level=level, table=table), compute))
+            self._features.append(_Feature(Field(name=name, group=group, level=level, table=table), compute, required))
 
         def look_up(group: Group, level: Level, prefix: str, rows: dict[str, np.ndarray], name: str, table: str, ids) -> None:
             """Add a column of `rows`, read at the ids that `ids` finds in a chunk; nothing where the column is absent."""
@@ -146,7 +188,7 @@ class Encoder:
         user_id, query_id = (lambda c: c.request("user_id")), (lambda c: c.request("query_id"))
         item_id, history_item_id = (lambda c: c.item_id), (lambda c: c.history_item_id)
 
-        add("user_id", "user", "request", "user", num_users, user_id)
+        add("user_id", "user", "request", "user", num_users, user_id, required=True)
         look_up("user", "request", "", users, "segment", "segment", user_id)
         look_up("user", "request", "", users, "budget", "budget", user_id)
 
@@ -163,7 +205,7 @@ class Encoder:
             add("page_shop_id", "domain", "request", "shop", layout.max_shop + 1, lambda c: c.request("shop_id"))
         add("hour", "domain", "request", "hour", 24, lambda c: c.request("ts") // 3600 % 24)
 
-        add("item_id", "item", "candidate", "item", num_items, item_id)
+        add("item_id", "item", "candidate", "item", num_items, item_id, required=True)
         for name, table in (
             ("category_1", "category_1"),
             ("category_2", "category_2"),
@@ -180,7 +222,7 @@ class Encoder:
             add("position", "item", "candidate", "position", MAX_POSITION, lambda c: _capped(c.flat("position"), MAX_POSITION))
         add("rank", "item", "candidate", "rank", NUM_RANK_BUCKETS, lambda c: _log_bucket(c.flat("rank"), 2, NUM_RANK_BUCKETS))
         add("touches", "item", "candidate", "touches", 3, lambda c: np.minimum(c.flat("touches").astype(np.int64), 3) - 1)
-        add("touch_age", "item", "candidate", "touch_age", NUM_AGE_BUCKETS, lambda c: _log_bucket(c.flat("touch_age"), 1, 25))
+        add("touch_age", "item", "candidate", "touch_age", NUM_AGE_BUCKETS, lambda c: _age_bucket(c.flat("touch_age")))
         add(
             "touch_rank", "item", "candidate", "touch_rank", MAX_TOUCH_RANK, lambda c: _capped(c.touch_rank - 1, MAX_TOUCH_RANK)
         )
@@ -190,10 +232,12 @@ class Encoder:
             size = 2 * MAX_STEPS_BELOW + 1
             add("steps_below", "item", "candidate", "steps_below", size, lambda c: _steps(c.steps_below, MAX_STEPS_BELOW))
 
-        add("history_item_id", "sequence", "history", "item", num_items, history_item_id)
+        add("history_item_id", "sequence", "history", "item", num_items, history_item_id, required=True)
         look_up("sequence", "history", "history_", items, "category_3", "category_3", history_item_id)
         look_up("sequence", "history", "history_", items, "brand_id", "brand", history_item_id)
         add("history_event", "sequence", "history", "event", len(KINDS) * len(domains), lambda c: c.history_event(len(domains)))
+        # A table of its own, which a model may read as times (`unisc.models.hstu`): its rows mean ages, and nothing else.
+        add("history_age", "sequence", "history", "history_age", NUM_AGE_BUCKETS, lambda c: _age_bucket(c.flat("history_age")))
 
         numeric: dict[str, Callable[[Chunk], np.ndarray]] = {}
         if layout.has_price:
@@ -212,7 +256,7 @@ class Encoder:
         """Encode a level's categorical fields as rows of the fused table.
 
         Raises:
-          InputError: an id that its table does not hold.
+          InputError: an id that its table does not hold, or none where there must be one.
         """
         offsets = self.spec.table_offsets()
         features = [f for f in self._features if isinstance(f.field, Field) and f.field.level == level]
@@ -220,11 +264,13 @@ class Encoder:
         for column, feature in enumerate(features):
             assert isinstance(feature.field, Field)
             ids, size = feature.compute(chunk), self._sizes[feature.field.table]
-            if ids.size and not (ids.min() >= -1 and ids.max() + 1 < size):
-                worst = int(ids.max() if ids.min() >= -1 else ids.min())
-                raise InputError(
-                    f"samples: {feature.field.name} {worst} is not in its table of {size - 1}; make the samples again"
-                )
+            least = 0 if feature.required else -1
+            if ids.size and not (ids.min() >= least and ids.max() + 1 < size):
+                place = int(ids.argmax() if ids.min() >= least else ids.argmin())
+                what, request = feature.field.name, chunk.request_at(level, place)
+                if feature.required and ids[place] == -1:
+                    raise chunk.fault(what, request, "is missing")
+                raise chunk.fault(f"{what} {ids[place]}", request, f"is not in its table of {size - 1}")
             out[:, column] = ids + (offsets[feature.field.table] + 1)
         return out
 
@@ -253,13 +299,7 @@ def check_columns(schema: pa.Schema, file: Path) -> None:
 
 
 def _at(column: np.ndarray, ids: Ids) -> Ids:
-    """Read `column` at `ids`; -1 where the id is absent.
-
-    Raises:
-      InputError: an id beyond the table.
-    """
-    if ids.size and ids.max() >= len(column):
-        raise InputError(f"samples: id {int(ids.max())} is not in its table of {len(column)}; make the samples again")
+    """Read `column` at `ids`, which have been checked where they are a feature themselves; -1 where the id is absent."""
     return np.where(ids >= 0, column[np.maximum(ids, 0)], -1) if len(column) else np.full(ids.shape, -1, np.int64)
 
 
@@ -276,6 +316,11 @@ def _log_bucket(values: np.ndarray, per_octave: int, size: int) -> Ids:
     known = values >= 0
     log = np.floor(per_octave * np.log2(np.where(known, values, 0).astype(np.float64) + 1)).astype(np.int64)
     return np.where(known, np.minimum(log, size - 1), -1)
+
+
+def _age_bucket(seconds: np.ndarray) -> np.ndarray:
+    """Floor of log2(seconds + 1), capped; -1 for a negative age. An exponent is exact, and half the time of a logarithm."""
+    return np.minimum(np.frexp(np.maximum(seconds, -1) + 1.0)[1], NUM_AGE_BUCKETS) - 1
 
 
 def _steps(values: np.ndarray, most: int) -> Ids:

@@ -16,10 +16,11 @@ GROUPS: tuple[Group, ...] = ("user", "item", "query", "sequence", "domain")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """One embedding table: ids 0 to num_rows - 1; row 0 stands for an absent value."""
+    """One embedding table: ids 0 to num_rows - 1; row 0 stands for an absent value. In a `hashed` one ids share rows."""
 
     name: str
     num_rows: int
+    hashed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

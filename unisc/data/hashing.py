@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Int64
 
-from unisc.data.features import Batch, FeatureSpec
+from unisc.data.features import Batch, FeatureSpec, Table
 from unisc.errors import InputError
 
 Collision = Literal["share", "double", "quotient_remainder"]
@@ -55,7 +55,9 @@ class RowMap:
         self.whole, self.config = whole, config
         hashed = [config.hash_rows and table.num_rows > config.hash_rows for table in whole.tables]
         stored = [config.hash_rows if h else table.num_rows for table, h in zip(whole.tables, hashed, strict=True)]
-        tables = tuple(dataclasses.replace(t, num_rows=n) for t, n in zip(whole.tables, stored, strict=True))
+        tables = tuple(
+            Table(name=t.name, num_rows=n, hashed=bool(h)) for t, n, h in zip(whole.tables, stored, hashed, strict=True)
+        )
         self.spec = dataclasses.replace(whole, tables=tables)
         self.num_parts = 2 if any(hashed) and config.collision != "share" else 1
         self._changes = any(hashed)

@@ -47,7 +47,9 @@ class BatchShape:
         if candidates < 1:
             raise InputError(f"batch_candidates {candidates}: give at least 1")
         if parts < 1 or candidates % parts:
-            raise InputError(f"num_parts {parts}: give a divisor of batch_candidates {candidates}")
+            raise InputError(
+                f"num_parts {parts}: give a divisor of batch_candidates {candidates} (one part a device, if you did not say)"
+            )
         of_part = candidates // parts
         if not 0 <= list_len <= of_part:
             raise InputError(
@@ -116,10 +118,15 @@ class Views:
 def plan(lengths: Int64[np.ndarray, " V"], shape: BatchShape) -> Int64[np.ndarray, " parts1"]:
     """Assign views to parts of batches in order, one that does not fit starting the next: where each starts, and the end.
 
-    No length may exceed `shape.longest`. Batch i has the parts from `i * shape.parts` on.
+    Batch i has the parts from `i * shape.parts` on.
+
+    Raises:
+      InputError: a view longer than `shape.longest`.
     """
     if not len(lengths):
         return np.zeros(1, np.int64)
+    if lengths.max() > shape.longest:
+        raise InputError(f"list of {lengths.max()} candidates: more than the {shape.longest} that fit; split it first")
     ends = np.cumsum(lengths)
     places = np.arange(len(lengths))
     following = np.minimum(

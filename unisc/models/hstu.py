@@ -33,6 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unisc.data.features import GROUPS, Batch, FeatureSpec
 from unisc.dims import Logits, Rows
+from unisc.errors import InputError
 from unisc.models.checks import check_fields
 from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
 from unisc.models.inputs import group_inputs, group_widths
@@ -44,6 +45,7 @@ from unisc.nn.norm import layer_norm
 from unisc.nn.slots import Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
+AGE_FIELD = "history_age"
 AGE_NOW = 1  # id of the bucket that an age of zero seconds falls into
 
 RUNGS = {"xxs": 8, "xs": 12, "s": 28, "m": 40, "l": 56, "xl": 80, "xxl": 128}
@@ -54,8 +56,9 @@ RUNGS = {"xxs": 8, "xs": 12, "s": 28, "m": 40, "l": 56, "xl": 80, "xxl": 128}
 class HSTUConfig:
     """Width and depth; `qk_dim` and `v_dim` are widths of one head.
 
-    `age_field` names the history field whose ids are 1 + floor(log2(age in seconds + 1)), 0 where unknown. Its ids are read off
-    the batch's rows of the store, so a model of hashed tables needs the spec of the tables as stored (`RowMap.spec`).
+    `age_field` names the history field whose ids are 1 + floor(log2(age in seconds + 1)), the last of its table for all beyond,
+    0 where unknown; an empty name gives no time table. They are read off the batch's rows of the store, so a model of hashed
+    tables needs the spec of the tables as stored (`RowMap.spec`).
     """
 
     embed_dim: int
@@ -66,7 +69,7 @@ class HSTUConfig:
     v_dim: int
     token_multiplier: int = 2
     context: Context = "joint"
-    age_field: str = "history_age"
+    age_field: str = AGE_FIELD
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -87,8 +90,19 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, config: HSTUConfig, spec: FeatureSpec) -> "Shape":
-        rows = {table.name: table.num_rows for table in spec.tables}
-        ages = [rows[field.table] for field in spec.at("history") if field.name == config.age_field]
+        tables = {table.name: table for table in spec.tables}
+        found = [tables[field.table] for field in spec.at("history") if field.name == config.age_field]
+        for table in found:
+            if table.hashed:
+                raise InputError(
+                    f"hash_rows {table.num_rows}: hashes table {table.name}, which HSTU reads as times; give more rows, or 0"
+                )
+        names = [field.name for field in spec.at("history")]
+        if names and not found and config.age_field not in ("", AGE_FIELD):
+            raise InputError(
+                f"age_field {config.age_field!r}: not a history field; give one of {', '.join(names)}, or '' for none"
+            )
+        ages = [table.num_rows for table in found]
         history_len = spec.history_len if spec.at("history") else 0
         groups = sum(group_widths(spec, group, config.embed_dim)[0] > 0 for group in GROUPS)
         return cls(groups, history_len, ages[0] if ages and history_len and ages[0] > AGE_NOW else 0)
@@ -338,8 +352,12 @@ def flops_per_example(config: HSTUConfig, spec: FeatureSpec) -> FlopCount:
     return FlopCount(candidate=candidate, candidate_active=candidate, request=request + sequence)
 
 
-def ladder(*, embed_dim: int, context: Context = "joint") -> dict[str, HSTUConfig]:
-    """Return the sizes by name, smallest first; dense parameters lie close to HHSFT's of the same name."""
+def ladder(*, embed_dim: int, context: Context = "shared") -> dict[str, HSTUConfig]:
+    """Return the sizes by name, smallest first; dense parameters lie close to HHSFT's of the same name.
+
+    "shared" by default: other than in models whose context sees the candidate, it changes no score, and it encodes a sequence
+    once a request instead of once a candidate. Batches need a `list_len`.
+    """
     return {
         name: HSTUConfig(
             embed_dim=embed_dim, dim=dim, num_layers=4, num_heads=2, qk_dim=dim // 2, v_dim=dim // 2, context=context

@@ -19,6 +19,7 @@ from unisc.data.hashing import HashConfig, RowMap
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import PackedViews, full_lists, interleave, iterate, shown_lists
 from unisc.errors import InputError
+from unisc.train.finite import not_finite
 from unisc.train.oracle import Oracle
 from unisc.train.state import ROW_MULTIPLE, TrainState
 from unisc.train.step import compiled, make_eval_step
@@ -39,6 +40,14 @@ class EvalConfig:
     batch_candidates: int = 1024
     num_full_requests: int | None = None
     list_len: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_candidates < 1:
+            raise InputError(f"batch_candidates {self.batch_candidates}: give at least 1")
+        if self.num_full_requests is not None and self.num_full_requests < 0:
+            raise InputError(f"num_full_requests {self.num_full_requests}: give at least 0, or nothing for all")
+        if not 0 <= self.list_len <= self.batch_candidates:
+            raise InputError(f"list_len {self.list_len}: give at least 0 and at most batch_candidates {self.batch_candidates}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +107,11 @@ def score(
     def store(index: int, logits: jax.Array) -> None:
         rows, hidden = source.rows(index), source.hidden(index)
         values = np.asarray(logits)[: len(rows), CLICK]
+        if not np.isfinite(values).all():  # they would pass for rows that were not scored
+            cause = not_finite(columns.spec, source[index])
+            wrong = "scores: not numbers" if cause is None else f"{cause}: not a number in batch {index}"
+            remedy = "lower the learning rates" if cause is None else f"correct the samples, or remove {columns.cache}"
+            raise InputError(f"{wrong} of the {SPLIT}; {remedy}")
         out[False][rows[~hidden]], out[True][rows[hidden]] = values[~hidden], values[hidden]
 
     pending = None

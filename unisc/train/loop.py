@@ -25,6 +25,7 @@ from unisc.errors import InputError
 from unisc.mesh import make_mesh
 from unisc.train import state as train_state
 from unisc.train.checkpoint import Checkpoints, Counts, Saved
+from unisc.train.finite import all_finite, not_finite
 from unisc.train.logger import MetricsLogger
 from unisc.train.optimizers import DENSE_OPTIMIZERS, DenseOptimizer
 from unisc.train.state import TableOptimizer, TableType, TrainState, layout
@@ -86,6 +87,10 @@ class TrainConfig:
             if not least <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} {getattr(self, name)}: give a number of at least {least}")
 
+    def row_map(self, spec: FeatureSpec) -> RowMap:
+        """Return what rewrites batches for the tables as a run stores them; a model is built for its `spec`."""
+        return RowMap(spec, HashConfig(hash_rows=self.hash_rows, collision=self.collision))
+
     def rate_at(self, step: int, num_steps: int) -> float:
         """Return the schedule's factor of the rates for a step counted from 0."""
         warmup = math.ceil(self.warmup_frac * num_steps)
@@ -129,7 +134,11 @@ class TrainResult:
 
 
 class DivergedError(RuntimeError):
-    """The loss of a step was not a number."""
+    """The loss or the parameters of a step were not finite."""
+
+
+def _diverged(what: str, step: int) -> DivergedError:
+    return DivergedError(f"{what} at step {step}: lower learning_rate or table_learning_rate")
 
 
 def batch_shape(columns: Columns | Blocks, config: TrainConfig, *, mean_list_len: float | None = None) -> BatchShape:
@@ -157,16 +166,20 @@ def train(
     `shape` overrides the batch shape, so that runs on parts of one data set can share one compiled program.
 
     Raises:
-      DivergedError: the loss of a step is not finite; the message names the step.
+      DivergedError: the loss of a step, or a parameter that a checkpoint would hold, is not finite; the message names the step.
       InputError: the directory holds another run's checkpoint, or a feature is not a number (named with the step); the last
-        checkpoint stays.
+        checkpoint stays, and the run goes on from it once the data are right.
     """
     runtime = runtime or Runtime()
     shape = shape or batch_shape(columns, config)
     mesh = train_mesh(shape.parts)
     graphdef = nnx.graphdef(model)
     source = packed(columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout)
-    row_map = RowMap(columns.spec, HashConfig(hash_rows=config.hash_rows, collision=config.collision))
+    row_map = config.row_map(columns.spec)
+    if getattr(model, "spec", row_map.spec) != row_map.spec:
+        raise InputError(
+            "model: built for other features than the data's as stored; build it for config.row_map(data.spec).spec"
+        )
     num_steps = len(source)
     state = train_state.create(
         model,
@@ -218,13 +231,15 @@ def train(
             # 5. Only now read the step before: the device was busy meanwhile.
             previous, pending = pending, _Pending(metrics, counts.num_steps, counts.num_examples, hyper.learning_rate, batch)
             if previous is not None:
-                loss = previous.finite_loss(columns.spec)
+                loss = previous.finite_loss(columns)
                 if previous.step % runtime.log_every_steps == 0:
                     log.write(previous.step, **previous.report(), **_rates(counts, clock.read(), runtime, mesh))
             # 6. Checkpoint with the clock stopped; a broken state is never saved.
             if checkpoints is not None and counts.num_steps % runtime.checkpoint_every_steps == 0:
-                loss = pending.finite_loss(columns.spec)
+                loss = pending.finite_loss(columns)
                 clock.stop()
+                if not all_finite(state):  # the step's loss was of the parameters before it
+                    raise _diverged("a parameter is not a number", counts.num_steps)
                 checkpoints.save(Saved(state, counts, batches.get_state(), loss))
                 clock.start()
             if runtime.on_step is not None:
@@ -235,7 +250,7 @@ def train(
         jax.block_until_ready(state)
         clock.stop()
         if pending is not None:
-            loss = pending.finite_loss(columns.spec)
+            loss = pending.finite_loss(columns)
             log.write(pending.step, **pending.report(), **_rates(counts, counts.train_secs, runtime, mesh))
     if checkpoints is not None:
         checkpoints.close()
@@ -328,17 +343,17 @@ class _Pending(NamedTuple):
     learning_rate: float
     batch: Batch
 
-    def finite_loss(self, spec: FeatureSpec) -> float:
+    def finite_loss(self, columns: Columns | Blocks) -> float:
         loss = float(self.metrics.loss)
         if math.isfinite(loss):
             return loss
-        for level, values in (("request", self.batch.request_numeric), ("candidate", self.batch.candidate_numeric)):
-            for field, column in zip(spec.numeric_at(level), np.asarray(values).T, strict=True):
-                if not np.isfinite(column).all():
-                    raise InputError(
-                        f"feature {field.name}: not a number in the batch of step {self.step}; correct the samples"
-                    )
-        raise DivergedError(f"loss is {loss} at step {self.step}: lower learning_rate or table_learning_rate")
+        cause = not_finite(columns.spec, self.batch)
+        if cause is None:
+            raise _diverged(f"loss is {loss}", self.step)
+        raise InputError(
+            f"{cause}: not a number in the batch of step {self.step}; correct the samples, or remove {columns.cache} if they"
+            " are right, and the run goes on from its last checkpoint"
+        )
 
     def report(self) -> dict[str, float]:
         return {
