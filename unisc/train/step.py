@@ -116,6 +116,10 @@ def make_train_step(
         mean, loss_sum, weight_sum, dense_grads, row_grads = jax.lax.psum(total, AXES)
         # What a model measures as it goes, each device has measured on its own parts; counts have moved alike on all.
         rest = jax.tree.map(lambda x: jax.lax.pmean(x, AXES) if jnp.issubdtype(x.dtype, jnp.floating) else x, rest)
+        model = nnx.merge(graphdef, nnx.State(state.dense), nnx.State(rest))
+        if hasattr(model, "end_step"):  # what moves once a step, however many parts and devices it had
+            model.end_step()
+            rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         (row_grads,) = decompose(row_grads)
 
         updates, moments = optimizer.update(dense_grads, state.moments)
