@@ -1,9 +1,10 @@
-"""What does a context computed once a request cost in quality? The same rankers with `context` "joint" and "shared", seed by seed.
+"""What does a context computed once a request cost in quality? Rankers with `context` "joint" and "shared", seed by seed.
 
-`python -m sweeps.contexts SAMPLES --out DIR --seeds 0 1 2 3 4`; killed and typed again it continues. Both contexts of a seed start
-from the same draws and meet the same batches in the same order, so the table gives the mean over seeds of the difference, shared
-less joint, with its 90 % t interval. HSTU is left out, since its scores are the same either way. The last column is the training
-time of joint over that of shared, the median over seeds; how much it says depends on what else the machine did.
+`python -m sweeps.contexts SAMPLES --out DIR --seeds 0 1 2 3 4`; killed and typed again it continues. Both contexts of a seed
+meet the same batches in the same order and, OneTrans aside, start from the same parameters; so the table gives the mean over
+seeds of the difference, shared less joint, with its 90 % t interval. HSTU is left out: its scores are the same either way.
+The last column is the training time of joint over that of shared, the median over seeds; how much it says depends on what else
+the machine did.
 """
 
 import argparse
@@ -56,7 +57,9 @@ def main() -> None:
     planned = runs(args.samples, models=args.models, size=args.size, seeds=args.seeds)
     runtime = Runtime(data_dir=str(args.samples.absolute()), work_dir=str(args.out))
     in_order = sorted(planned.values(), key=lambda run: -run.cost)
-    found = {r["fingerprint"]: r for r in run_sweep(in_order, args.out, runtime=runtime, workers=args.workers, title="contexts")}
+    found = {
+        r["fingerprint"]: r for r in run_sweep(in_order, args.out, runtime=runtime, workers=args.workers, title="contexts")
+    }
     records = {key: found[run.fingerprint] for key, run in planned.items() if run.fingerprint in found}
     print(table(records))
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from unisc.data.pipeline import packed
 from unisc.models.rankmixer import L1_GROWTH, L1_START, RankMixer, RankMixerConfig
+from unisc.nn.recompute import recompute
 from unisc.train import state as train_state
 from unisc.train.loop import batch_shape, train, train_mesh
 from unisc.train.step import Hyper, make_train_step, parts_of
@@ -33,13 +34,13 @@ def fresh(model, columns):
 def one_step(train_columns, config):
     """Make one step of a model without the optimiser's averages showing: returns (state before, state after, metrics)."""
 
-    def run(model, purchase_weight=0.5):
+    def run(model, purchase_weight=0.5, **options):
         shape = batch_shape(train_columns, config)
         batch = parts_of(packed(train_columns, shape, seed=0, num_epochs=1, position_dropout=0.0)[0], 1)
         state = fresh(model, train_columns)
         before = jax.tree.map(jnp.copy, state)
         hyper = np.asarray(Hyper(RATE, RATE, 0.0, purchase_weight), np.float32)
-        after, metrics = make_train_step(nnx.graphdef(model), 1e9, train_mesh(1))(state, batch, hyper)
+        after, metrics = make_train_step(nnx.graphdef(model), 1e9, train_mesh(1), **options)(state, batch, hyper)
         return before, after, metrics
 
     return run
@@ -82,6 +83,29 @@ def test_further_logits_are_held_to_the_same_weights_and_labels(make_model, one_
         assert one_step(twice, purchase_weight)[2].grad_norm == pytest.approx(2 * float(plain.grad_norm), rel=1e-5)
 
 
+@pytest.mark.parametrize(("remat", "num_traces"), [(False, 1), (True, 2)])
+def test_remat_computes_layers_again_for_the_same_gradient(make_model, one_step, remat, num_traces):
+    traces = []
+
+    class Layered(type(make_model())):
+        def __call__(self, rows, batch):
+            traces.append("model")
+            return recompute(self.traced, self, rows, batch)
+
+        @staticmethod
+        def traced(model, rows, batch):
+            traces.append("layer")
+            return super(type(model), model).__call__(rows, batch)
+
+    model = make_model()
+    model.__class__ = Layered
+    _, after, metrics = one_step(model, remat=remat)
+    assert traces.count("layer") == num_traces * traces.count("model")
+    _, plain, wanted = one_step(make_model())
+    assert metrics.grad_norm == pytest.approx(float(wanted.grad_norm), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after.dense, plain.dense)
+
+
 def test_routing_moves_once_a_step_whatever_the_number_of_parts(train_columns, config):
     """Parts are even in candidates and requests, so that a cut into fewer sends no candidate to the other router."""
     model_config = RankMixerConfig(embed_dim=4, num_tokens=4, dim=8, ffn_dim=16, num_layers=1, num_experts=4)
@@ -98,7 +122,9 @@ def test_routing_moves_once_a_step_whatever_the_number_of_parts(train_columns, c
         assert float(state.rest["l1"]) == pytest.approx(L1_START * L1_GROWTH**2)
     for num_parts in (2, 4):
         np.testing.assert_array_equal(after[num_parts].rest["l1"], after[1].rest["l1"])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), after[num_parts].dense, after[1].dense)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), after[num_parts].dense, after[1].dense
+        )
 
 
 def test_routed_experts_train_and_their_penalty_finds_its_strength(train_columns, config):

@@ -45,6 +45,7 @@ from unisc.nn.embedding import concat_fields, lookup
 from unisc.nn.linear import RELU_GAIN, Linear, TypedLinear, start_bias
 from unisc.nn.mlp import MLP, JointMLP, TypedMLP
 from unisc.nn.norm import rms_norm
+from unisc.nn.recompute import recompute
 from unisc.nn.slots import CONTEXTS, Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
@@ -252,7 +253,7 @@ class OneTrans(nnx.Module):
         x, mask = self.tokens(rows, batch, slots)
         for layer in self.layers:
             mask = mask[:, mask.shape[1] - x.history.shape[1] :]
-            x = layer(x, mask, slots)
+            x = recompute(OneTransLayer.__call__, layer, x, mask, slots)
         last = rms_norm(x.own).swapaxes(0, 1)
         return self.head(last.reshape(last.shape[0], last.shape[1] * last.shape[2]))
 

@@ -34,6 +34,7 @@ from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.linear import RELU_GAIN, Linear, TypedLinear, start_bias
 from unisc.nn.mixing import gate_experts, mix_tokens
 from unisc.nn.norm import layer_norm
+from unisc.nn.recompute import recompute
 
 HEAD_GAIN = 0.1  # logits start near their bias
 
@@ -130,8 +131,8 @@ class RankMixer(nnx.Module):
     ) -> tuple[Logits, Float[Array, ""]]:
         """Score for training, every second candidate through the training router; return the l1 penalty beside the logits.
 
-        The penalty is strength x the mean gate over candidates of positive weight, tokens, layers and experts. The strength stays
-        until `end_step`.
+        The penalty is strength x the mean gate over candidates of positive weight, tokens, layers and experts. The strength
+        stays until `end_step`.
         """
         if self.l1 is None or self.num_gates is None:
             return self(rows, batch), jnp.float32(0.0)
@@ -160,12 +161,16 @@ class RankMixer(nnx.Module):
     ) -> tuple[Logits, list[Float[Array, "T B G"]]]:
         x, layers = self.tokens(rows, batch), []
         for ffn in self.ffns:
-            s = layer_norm(mix_tokens(x) + x)
-            out, gates = ffn(s, train_routed)
-            x = layer_norm(out + s)
+            x, gates = recompute(_block, ffn, x, train_routed)
             if gates is not None:
                 layers.append(gates)
         return self.head(jnp.mean(x, axis=0)), layers
+
+
+def _block(ffn: TokenFFN, x: Tokens, train_routed: Bool[Array, "B"] | None) -> tuple[Tokens, Float[Array, "T B G"] | None]:
+    s = layer_norm(mix_tokens(x) + x)
+    out, gates = ffn(s, train_routed)
+    return layer_norm(out + s), gates
 
 
 def num_params(config: RankMixerConfig, spec: FeatureSpec) -> ParamCount:

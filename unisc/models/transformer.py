@@ -32,10 +32,9 @@ from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.attention import score_scale
 from unisc.nn.embedding import concat_fields, lookup, to_candidates
 from unisc.nn.linear import Linear, TypedLinear, normal, start_bias
-from unisc.nn.lists import from_lists, to_lists
 from unisc.nn.norm import rms_norm
-
-Context = Literal["joint", "shared"]
+from unisc.nn.recompute import recompute
+from unisc.nn.slots import CONTEXTS, Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
 SWIGLU_GAIN = 1.68  # undoes what silu(g) * u takes off the mean square
@@ -60,8 +59,8 @@ class TransformerConfig:
                 raise InputError(f"{name}: {value!r} is not a whole number of at least 1; give one")
         if self.dim % self.num_heads:
             raise InputError(f"dim: {self.dim} does not divide into num_heads={self.num_heads}; give a multiple")
-        if self.context not in ("joint", "shared"):
-            raise InputError(f"context: unknown {self.context!r}; give one of joint, shared")
+        if self.context not in CONTEXTS:
+            raise InputError(f"context: unknown {self.context!r}; give one of {', '.join(CONTEXTS)}")
 
 
 class FeatureTokens(nnx.Module):
@@ -100,6 +99,22 @@ class Block(nnx.Module):
         q, k, v = self.queries_keys_values(x)
         return self.finish(x, self_attention(q, k, v, blocked))
 
+    def shared(
+        self, context: Float[Array, "R S D"], own: Float[Array, "B T D"], blocked: Float[Array, "R S"], slots: Slots
+    ) -> tuple[Float[Array, "R S D"], Float[Array, "B T D"]]:
+        """Let a request's context see itself, and each candidate's tokens the context and themselves."""
+        if not context.shape[1]:
+            return context, self.last(context, own, blocked, slots)
+        queries, keys, values = self.queries_keys_values(context)
+        own = self._own(own, keys, values, blocked, slots)
+        return self.finish(context, self_attention(queries, keys, values, blocked)), own
+
+    def last(
+        self, context: Float[Array, "R S D"], own: Float[Array, "B T D"], blocked: Float[Array, "R S"], slots: Slots
+    ) -> Float[Array, "B T D"]:
+        """Return the candidates' tokens of `shared` alone, for a context that nothing reads any further."""
+        return self._own(own, *self.keys_values(context), blocked, slots)
+
     def queries_keys_values(self, x: Float[Array, "*batch D"]) -> list[Float[Array, "*batch N H"]]:
         """Return (scaled) queries, keys and values, split into heads."""
         q, k, v = jnp.split(self.qkv(rms_norm(x)), 3, axis=-1)
@@ -116,6 +131,18 @@ class Block(nnx.Module):
         x = x + self.out(attended.reshape(x.shape))
         gate, up = jnp.split(self.up(rms_norm(x)), 2, axis=-1)
         return x + self.down(jax.nn.silu(gate) * up)
+
+    def _own(
+        self,
+        x: Float[Array, "B T D"],
+        keys: Float[Array, "R S N H"],
+        values: Float[Array, "R S N H"],
+        blocked: Float[Array, "R S"],
+        slots: Slots,
+    ) -> Float[Array, "B T D"]:
+        # Lists for attention alone: their empty slots would cost the maps, four fifths of a block, as much as real ones do.
+        q, k, v = (slots.spread(part) for part in self.queries_keys_values(x))
+        return self.finish(x, slots.collect(list_attention(q, k, v, keys, values, blocked)))
 
     def _heads(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch N H"]:
         return x.reshape(*x.shape[:-1], self.num_heads, self.dim // self.num_heads)
@@ -167,25 +194,19 @@ class Transformer(nnx.Module):
         real = jnp.concatenate([to_candidates(real, batch.request_index), jnp.ones(own.shape[:2], bool)], axis=1)
         blocked = jnp.where(real, 0.0, BLOCKED).astype(x.dtype)
         for block in self.blocks:
-            x = block(x, blocked)
+            x = recompute(Block.__call__, block, x, blocked)
         count = jnp.sum(real, axis=1, keepdims=True).astype(x.dtype)
         return jnp.sum(jnp.where(real[..., None], rms_norm(x), 0.0), axis=1) / count
 
     def _shared(
         self, context: Float[Array, "R S D"], real: Bool[Array, "R S"], own: Float[Array, "B T D"], batch: Batch
     ) -> Float[Array, "B D"]:
-        x, lists, index = own, batch.lists, batch.request_index
-        blocked = jnp.where(real, 0.0, BLOCKED).astype(x.dtype)
-        for i, block in enumerate(self.blocks):
-            if i + 1 < len(self.blocks) and context.shape[1]:
-                queries, keys, values = block.queries_keys_values(context)
-                context = block.finish(context, self_attention(queries, keys, values, blocked))
-            else:
-                keys, values = block.keys_values(context)
-            # Lists for attention alone: their empty slots would cost the maps, four fifths of a block, as much as real ones do.
-            q, k, v = (to_lists(part, lists, index) for part in block.queries_keys_values(x))
-            x = block.finish(x, from_lists(list_attention(q, k, v, keys, values, blocked), lists, index))
-        return jnp.mean(rms_norm(x), axis=1)
+        slots = Slots(batch.request_index, batch.lists)
+        blocked = jnp.where(real, 0.0, BLOCKED).astype(own.dtype)
+        for block in self.blocks[:-1]:
+            context, own = recompute(Block.shared, block, context, own, blocked, slots)
+        own = recompute(Block.last, self.blocks[-1], context, own, blocked, slots)
+        return jnp.mean(rms_norm(own), axis=1)
 
 
 def self_attention(
