@@ -36,9 +36,8 @@ def main() -> None:
     parser.add_argument("--wide", type=int, default=512, help="a width beyond the ladders'")
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
-    print(
-        f"{'experts':12} {'size':5} {'width':>5} {'dense ms':>9} {'sorted ms':>10} {'ratio':>6} {'dense MFLOP':>12} {'sorted':>8}"
-    )
+    columns = ("dense ms", "sorted ms", "ratio", "dense MFLOP", "sorted")
+    print(f"{'experts':12} {'size':5} {'width':>5} " + " ".join(f"{name:>11}" for name in columns))
     theirs, sizes = hhsft_ladder(embed_dim=16), rankmixer.RUNGS
     widths = {"hhsft": {s: theirs[s].gfa_dim for s in ("s", "m", "xl")}, "rankmixer": {s: sizes[s] for s in ("s", "m", "xl")}}
     for name, sides in (("hhsft", of_domains), ("rankmixer", of_gates)):
@@ -46,8 +45,8 @@ def main() -> None:
             dense, routed = (compiled(*side) for side in sides(args.rows, width))
             secs = measure((dense, routed), rounds=args.rounds)
             flops = [f.cost_analysis()["flops"] / 1e6 for f, _ in (dense, routed)]
-            cells = f"{1e3 * secs[0]:9.2f} {1e3 * secs[1]:10.2f} {secs[0] / secs[1]:6.2f} {flops[0]:12.1f} {flops[1]:8.1f}"
-            print(f"{name:12} {size:5} {width:5} {cells}", flush=True)
+            cells = (1e3 * secs[0], 1e3 * secs[1], secs[0] / secs[1], *flops)
+            print(f"{name:12} {size:5} {width:5} " + " ".join(f"{cell:11.2f}" for cell in cells), flush=True)
 
 
 def of_domains(num_rows: int, width: int) -> list[tuple[Callable[..., jax.Array], tuple[Any, ...]]]:

@@ -15,7 +15,6 @@ apart by their projections, and the history is a set but for what its own fields
   tokens, so the last layer of the context ends with its keys and values. Batches need a `list_len`.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,7 +28,7 @@ from unisc.data.features import Batch, FeatureSpec, Level
 from unisc.dims import Logits, Rows
 from unisc.errors import InputError
 from unisc.models.counts import FlopCount, ParamCount
-from unisc.nn.attention import score_scale
+from unisc.nn.attention import BLOCKED, masked_attention, score_scale, unnormalised_softmax
 from unisc.nn.embedding import concat_fields, lookup, to_candidates
 from unisc.nn.linear import Linear, TypedLinear, normal, start_bias
 from unisc.nn.norm import rms_norm
@@ -38,7 +37,6 @@ from unisc.nn.slots import CONTEXTS, Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
 SWIGLU_GAIN = 1.68  # undoes what silu(g) * u takes off the mean square
-BLOCKED = -1e30  # finite, so that a row of nothing but padding stays finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +95,7 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"], blocked: Float[Array, "B T"]) -> Float[Array, "B T D"]:
         """Let all tokens of a row see each other."""
         q, k, v = self.queries_keys_values(x)
-        return self.finish(x, self_attention(q, k, v, blocked))
+        return self.finish(x, masked_attention(q, k, v, blocked[:, None]))
 
     def shared(
         self, context: Float[Array, "R S D"], own: Float[Array, "B T D"], blocked: Float[Array, "R S"], slots: Slots
@@ -107,13 +105,14 @@ class Block(nnx.Module):
             return context, self.last(context, own, blocked, slots)
         queries, keys, values = self.queries_keys_values(context)
         own = self._own(own, keys, values, blocked, slots)
-        return self.finish(context, self_attention(queries, keys, values, blocked)), own
+        return self.finish(context, masked_attention(queries, keys, values, blocked[:, None])), own
 
     def last(
         self, context: Float[Array, "R S D"], own: Float[Array, "B T D"], blocked: Float[Array, "R S"], slots: Slots
     ) -> Float[Array, "B T D"]:
         """Return the candidates' tokens of `shared` alone, for a context that nothing reads any further."""
-        return self._own(own, *self.keys_values(context), blocked, slots)
+        keys, values = self.keys_values(context)
+        return self._own(own, keys, values, blocked, slots)
 
     def queries_keys_values(self, x: Float[Array, "*batch D"]) -> list[Float[Array, "*batch N H"]]:
         """Return (scaled) queries, keys and values, split into heads."""
@@ -209,15 +208,6 @@ class Transformer(nnx.Module):
         return jnp.mean(rms_norm(own), axis=1)
 
 
-def self_attention(
-    q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], v: Float[Array, "B T N H"], blocked: Float[Array, "B T"]
-) -> Float[Array, "B T N H"]:
-    """Attend within each row; `blocked` is added to the scores of each key. Queries come scaled."""
-    (weights,), total = unnormalised_softmax(jnp.einsum("btnh,bsnh->bnts", q, k) + blocked[:, None, None])
-    # The division waits until the keys are summed away: one pass less over the largest array of the model.
-    return jnp.einsum("bnts,bsnh->btnh", weights, v) / total.swapaxes(1, 2)
-
-
 def list_attention(
     q: Float[Array, "R C T N H"],
     k: Float[Array, "R C T N H"],
@@ -235,14 +225,6 @@ def list_attention(
     (to_context, to_own), total = unnormalised_softmax(over_context, over_own)
     summed = jnp.einsum("rncts,rsnh->rctnh", to_context, context_v) + jnp.einsum("rncts,rcsnh->rctnh", to_own, v)
     return summed / jnp.moveaxis(total, 1, 3)
-
-
-def unnormalised_softmax(*scores: Float[Array, "..."]) -> tuple[list[Float[Array, "..."]], Float[Array, "..."]]:
-    """Return the exponentials of several groups of keys' scores and their common sum (..., 1); groups may be empty."""
-    tops = [jnp.max(s, axis=-1, keepdims=True, initial=BLOCKED) for s in scores]
-    top = jax.lax.stop_gradient(jnp.max(jnp.concatenate(tops, axis=-1), axis=-1, keepdims=True))
-    exps = [jnp.exp(s - top) for s in scores]
-    return exps, functools.reduce(jnp.add, [jnp.sum(e, axis=-1, keepdims=True) for e in exps])
 
 
 def num_tokens(spec: FeatureSpec) -> tuple[int, int]:

@@ -46,8 +46,9 @@ def recompute(call: Callable[..., Any], layer: nnx.Module, *arrays: Any) -> Any:
     def backward(saved: Any, slopes: Any) -> Any:
         state, arrays = saved
         # Zero, but XLA cannot know: a slope might not be finite. (If one is not, the step is lost anyway.)
-        zeros = [0.0 * x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(slopes) if _is_float(x) and x.size]
-        after = jax.tree.map(lambda x: x + sum(zeros).astype(x.dtype) if zeros and _is_float(x) else x, arrays)
+        first = [x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(slopes) if _is_float(x) and x.size]
+        zero = 0.0 * jnp.sum(jnp.stack(first))
+        after = jax.tree.map(lambda x: x + zero.astype(x.dtype) if _is_float(x) else x, arrays)
         return jax.vjp(run, state, after)[1](slopes)
 
     once = jax.custom_vjp(run)
