@@ -2,9 +2,8 @@
 
 `python -m sweeps.contexts SAMPLES --out DIR --seeds 0 1 2 3 4`; killed and typed again it continues. Both contexts of a seed
 meet the same batches in the same order and, OneTrans aside, start from the same parameters; so the table gives the mean over
-seeds of the difference, shared less joint, with its 90 % t interval. HSTU is left out: its scores are the same either way.
-The last column is the training time of joint over that of shared, the median over seeds; how much it says depends on what else
-the machine did.
+seeds of the difference, shared less joint, with its 90 % t interval. HSTU is left out: its scores are the same either way. What
+the shared context saves is measured by `benchmarks/context_modes.py`.
 """
 
 import argparse
@@ -67,7 +66,7 @@ def main() -> None:
 def table(records: Mapping[tuple[str, Context, int], Mapping[str, Any]]) -> str:
     """Return the table of differences; seeds of which only one context is recorded are left out."""
     names = [metric.removeprefix("eval/exposed/") for metric in METRICS]
-    lines = [f"{'ranker':12} {'seeds':>5} {'':7}" + "".join(f"{name:>27}" for name in names) + f"{'time ratio':>12}"]
+    lines = [f"{'ranker':12} {'seeds':>5} {'':7}" + "".join(f"{name:>27}" for name in names)]
     for model in dict.fromkeys(model for model, _, _ in records):
         of = {context: {s: r for (m, c, s), r in records.items() if (m, c) == (model, context)} for context in CONTEXTS}
         seeds = sorted(of["joint"].keys() & of["shared"].keys())
@@ -78,9 +77,8 @@ def table(records: Mapping[tuple[str, Context, int], Mapping[str, Any]]) -> str:
             means = "".join(f"{statistics.fmean(each):27.4f}" for each in values[context])
             lines.append(f"{model:12} {len(seeds):5} {context:7}{means}")
         less = [[s - j for j, s in zip(*pair, strict=True)] for pair in zip(values["joint"], values["shared"], strict=True)]
-        secs = [of["joint"][s]["timing"]["train_secs"] / of["shared"][s]["timing"]["train_secs"] for s in seeds]
         cells = "".join(f"{interval(each, signed=True):>27}" for each in less)
-        lines.append(f"{model:12} {len(seeds):5} {'less':7}{cells}{statistics.median(secs):12.2f}")
+        lines.append(f"{model:12} {len(seeds):5} {'less':7}{cells}")
     return "\n".join(lines)
 
 

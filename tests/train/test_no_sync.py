@@ -1,4 +1,4 @@
-"""The device is never waited for between steps: metrics are read one step late, the state not at all, and no step calls back."""
+"""The device is never waited for between steps: metrics are read a step late, the state not at all, and no step calls back."""
 
 import dataclasses
 
