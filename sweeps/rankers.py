@@ -67,13 +67,13 @@ def main() -> None:
         print(f"{label:22} {len(of):5} {dense:10,} " + " ".join(f"{cell:>26}" for cell in cells))
 
 
-def interval(values: Sequence[float]) -> str:
+def interval(values: Sequence[float], *, signed: bool = False) -> str:
     """Return the mean with its 90 % t interval over seeds."""
-    mean = statistics.fmean(values)
+    mean, sign = statistics.fmean(values), "+" if signed else ""
     if len(values) < 2:
-        return f"{mean:.4f} (one seed)"
+        return f"{mean:{sign}.4f} (one seed)"
     half = stats.t.ppf(0.95, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.4f} [{mean - half:.4f}, {mean + half:.4f}]"
+    return f"{mean:{sign}.4f} [{mean - half:{sign}.4f}, {mean + half:{sign}.4f}]"
 
 
 if __name__ == "__main__":

@@ -80,7 +80,9 @@ def train(
         model: ranker by name.
         size: its size by name, xxs to xxl.
         seed: of parameters, table and order.
-        set: change of a field of the configuration, like train.learning_rate=0.001; may be given several times.
+        set: change of a field of the configuration, like train.learning_rate=0.001; may be given several times. For less
+            memory: train.num_parts=8 (a batch in more parts, their gradients added up) and train.remat=true (layers computed
+            again in the backward pass).
         devices: virtual devices on a CPU, if not given one a core up to a power of two; accelerators are all used.
         profile: trace some steps into DIR/profile, for TensorBoard or Perfetto.
     """

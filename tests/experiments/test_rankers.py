@@ -29,10 +29,12 @@ def unisc(*arguments):
 @pytest.mark.parametrize(("model", "devices"), [("dlrm", 1), ("transformer", 2)])
 def test_a_ranker_is_trained_scored_and_recorded(samples, tmp_path, model, devices):
     options = ["--set", "train.batch_candidates=64", "--set", "train.list_len=8", "--set", "evaluate.list_len=8"]
+    options += ["--set", f"train.remat={'true' if model == 'transformer' else 'false'}"]
     done = unisc("experiments/rankers.py", "--samples", samples, "--out", tmp_path / "out", "--model", model, "--size", "xs",
                  "--devices", devices, *options)  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["config"]["train"]["remat"] == (model == "transformer")
     assert record["devices"] == record["config"]["train"]["num_parts"] == devices
     assert 0 < record["metrics"]["eval/exposed/auc_roc"] < 1
     assert record["counts"]["num_params_dense"] > 0 and record["counts"]["num_examples"] > 0

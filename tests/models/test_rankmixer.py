@@ -186,7 +186,11 @@ def test_the_penalty_grows_while_too_many_gates_are_open(make_spec, make_batch, 
     for layer in range(SPARSE.num_layers):
         params["ffns"][layer]["infer_router"]["bias"] = jnp.full((4, 1, 3), bias)
     _, penalty, after = train(params, rest, rows, batch)
-    assert float(after["l1"]) == pytest.approx(L1_START * factor)
+    assert float(after["l1"]) == pytest.approx(L1_START), "within a step it stays"
+    model = RankMixer(SPARSE, spec, rngs=nnx.Rngs(0))
+    nnx.update(model, nnx.State(after))
+    model.end_step()
+    assert float(model.l1[...]) == pytest.approx(L1_START * factor) and not np.any(model.num_gates[...])
     # Gates of 100, more or less; none at -100.
     assert float(penalty) == (pytest.approx(100 * L1_START, rel=0.05) if bias > 0 else 0)
 

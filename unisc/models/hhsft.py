@@ -37,6 +37,7 @@ from unisc.nn.embedding import to_candidates
 from unisc.nn.linear import Linear, TypedLinear, start_bias
 from unisc.nn.mlp import MLP, Experts, JointMLP, TypedMLP
 from unisc.nn.norm import rms_norm
+from unisc.nn.recompute import recompute
 from unisc.nn.slots import Context
 
 Isolation = Literal["none", "dref", "dapga", "both"]
@@ -262,7 +263,7 @@ class HHSFT(nnx.Module):
     def _joint(self, rows: Rows, batch: Batch, inputs: dict[Group, GroupInputs]) -> Float[Array, "B F"]:
         x = self.tokenizers(rows, batch, inputs)
         for layer in self.hfa:
-            x = layer(x)
+            x = recompute(HFA.__call__, layer, x)
         return self.gfa(x)
 
     def _shared(self, rows: Rows, batch: Batch, inputs: dict[Group, GroupInputs]) -> Float[Array, "B F"]:
@@ -271,7 +272,7 @@ class HHSFT(nnx.Module):
         groups = token_groups(self.spec)
         context, own = self.tokenizers.split(rows, batch, inputs, groups)
         for layer in self.hfa:
-            context, own = layer.shared(context, own, groups, batch.request_index)
+            context, own = recompute(lambda hfa, c, o, i: hfa.shared(c, o, groups, i), layer, context, own, batch.request_index)
         return self.gfa.shared(context, own, groups, batch.request_index)
 
 

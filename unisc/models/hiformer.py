@@ -34,6 +34,7 @@ from unisc.nn.embedding import lookup
 from unisc.nn.linear import Linear, TypedLinear, normal, start_bias
 from unisc.nn.mlp import JointLinear, TypedMLP
 from unisc.nn.norm import rms_norm
+from unisc.nn.recompute import recompute
 
 Projection = Literal["composite", "heterogeneous"]
 
@@ -161,7 +162,7 @@ class HiFormer(nnx.Module):
         """Score every candidate; `rows` are the embeddings of `batch.unique_rows`."""
         request, x = self.tokens(rows, batch)
         for layer in self.layers:
-            x = layer(request, x, batch.request_index)
+            x = recompute(Layer.__call__, layer, request, x, batch.request_index)
             request = request[:0]
         return self.head(rms_norm(x))[..., 0].T + self.bias[...]
 

@@ -42,6 +42,7 @@ from unisc.nn.embedding import concat_fields, lookup
 from unisc.nn.linear import RELU_GAIN, Linear, bias_init, start_bias
 from unisc.nn.mlp import MLP, JointMLP
 from unisc.nn.norm import layer_norm
+from unisc.nn.recompute import recompute
 from unisc.nn.slots import Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
@@ -267,7 +268,7 @@ class HSTU(nnx.Module):
         features = jnp.concatenate([concat_fields(lookup(rows, batch.candidate_ids)), batch.candidate_numeric], axis=-1)
         x = self.candidate(features[:, :0], features, jnp.arange(features.shape[0]))
         for layer in self.layers:
-            tokens, x = layer(prefix, x, slots)
+            tokens, x = recompute(HSTULayer.__call__, layer, prefix, x, slots)
             prefix = prefix._replace(tokens=tokens)
         return self.head(layer_norm(x))
 

@@ -41,15 +41,15 @@ from unisc.dims import Logits, Rows
 from unisc.errors import InputError
 from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
-from unisc.nn.attention import score_scale
+from unisc.nn.attention import BLOCKED, masked_attention, score_scale
 from unisc.nn.embedding import concat_fields, lookup
 from unisc.nn.linear import RELU_GAIN, Linear, TypedLinear, start_bias
 from unisc.nn.mlp import MLP, JointMLP, TypedMLP
 from unisc.nn.norm import rms_norm
+from unisc.nn.recompute import recompute
 from unisc.nn.slots import Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
-BLOCKED = -1e30  # finite, so that a row of nothing but padding stays finite
 
 RUNGS = {"xxs": 4, "xs": 8, "s": 14, "m": 20, "l": 28, "xl": 40, "xxl": 60}
 """Width at each size."""
@@ -152,13 +152,12 @@ class OneTransLayer(nnx.Module):
             asked.append(self.request.ask(normed.request).swapaxes(0, 1))
         if not asked:
             return x._replace(own=own)
-        queries = self._heads(jnp.concatenate(asked, axis=1))
-        scores = jnp.einsum("kqnh,ktnh->knqt", queries, keys) * self.scale
+        queries = self._heads(jnp.concatenate(asked, axis=1)) * self.scale
         places = np.arange(keys.shape[1])
         asking = places[dropped:, None]
         visible = (places <= asking) & known[:, None] | (places == asking)  # itself always: padding must see something
-        weights = jax.nn.softmax(jnp.where(visible[:, None], scores, BLOCKED), axis=-1)
-        seen = jnp.einsum("knqt,ktnh->kqnh", weights, values).reshape(len(mask), -1, x.own.shape[-1])
+        seen = masked_attention(queries, keys, values, jnp.where(visible, 0.0, BLOCKED).astype(queries.dtype))
+        seen = seen.reshape(len(mask), -1, x.own.shape[-1])
         history, request = x.history[:, dropped:], x.request
         if self.history is not None:
             history = _unflatten(self.history.finish(_flatten(history), _flatten(seen[:, : self.keep])), len(mask))
@@ -245,7 +244,7 @@ class OneTrans(nnx.Module):
         x, mask = self.tokens(rows, batch, slots)
         for layer in self.layers:
             mask = mask[:, mask.shape[1] - x.history.shape[1] :]
-            x = layer(x, mask, slots)
+            x = recompute(OneTransLayer.__call__, layer, x, mask, slots)
         last = rms_norm(x.own).swapaxes(0, 1)
         return self.head(last.reshape(last.shape[0], last.shape[1] * last.shape[2]))
 

@@ -35,6 +35,7 @@ from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.linear import RELU_GAIN, Linear, TypedLinear, start_bias
 from unisc.nn.mixing import gate_experts, mix_tokens
 from unisc.nn.norm import layer_norm
+from unisc.nn.recompute import recompute
 
 HEAD_GAIN = 0.1  # logits start near their bias
 
@@ -107,8 +108,10 @@ class RankMixer(nnx.Module):
         self.tokens = ChunkTokens(spec, embed_dim=config.embed_dim, num_tokens=config.num_tokens, dim=config.dim, rngs=rngs)
         self.ffns = nnx.List([TokenFFN(config, rngs=rngs) for _ in range(config.num_layers)])
         self.head = Linear(config.dim, len(spec.tasks), gain=RELU_GAIN * HEAD_GAIN, rngs=rngs)
-        # No parameter: it follows the share of open gates from step to step, and is saved with the state.
+        # No parameters: the strength follows the share of open gates from step to step and is saved with the state; gates, open
+        # ones and all, are counted over the parts of a step.
         self.l1 = nnx.Variable(jnp.float32(L1_START)) if config.num_experts > 1 else None
+        self.num_gates = nnx.Variable(jnp.zeros(2, jnp.float32)) if config.num_experts > 1 else None
         if bias_init:
             start_bias(self.head.bias, bias_init)
 
@@ -122,34 +125,45 @@ class RankMixer(nnx.Module):
         """Score for training, every second candidate through the training router; return the l1 penalty beside the logits.
 
         The penalty is strength x the mean gate over candidates of positive weight, tokens, layers and experts. The strength
-        rises while more than `active_experts` of the gates are open and falls while fewer are.
+        stays until `end_step`.
         """
-        if self.l1 is None:
+        if self.l1 is None or self.num_gates is None:
             return self(rows, batch), jnp.float32(0.0)
         # By request and place together: lists of one even length would else give a place always to one router.
         places = jnp.arange(batch.request_index.shape[0], dtype=batch.request_index.dtype)
         logits, layers = self._score(rows, batch, (places + batch.request_index) % 2 == 0)
         gates = jnp.stack(layers)
-        real = jnp.any(batch.weights > 0, axis=-1).astype(gates.dtype)
-        count = jnp.maximum(jnp.sum(real), 1.0) * (gates.size // gates.shape[2])
-        mean_gate = jnp.sum(gates * real[:, None]) / count
-        is_open = jnp.sum((gates > 0).astype(gates.dtype) * real[:, None]) / count
-        strength = self.l1[...]
-        grown = strength * L1_GROWTH ** jnp.sign(is_open - self.config.active_experts / self.config.num_experts)
-        self.l1[...] = jnp.clip(grown, *L1_RANGE)
-        return logits, strength * mean_gate
+        real = jnp.any(batch.weights > 0, axis=-1)[:, None]
+        count = jnp.sum(real, dtype=jnp.float32) * (gates.size // gates.shape[2])
+        num_open = jnp.sum((gates > 0) & real, dtype=jnp.float32)
+        self.num_gates[...] = self.num_gates[...] + jnp.stack([num_open, count])
+        mean_gate = jnp.sum(jnp.where(real, gates, 0), dtype=jnp.float32) / jnp.maximum(count, 1.0)
+        return logits, self.l1[...] * mean_gate
+
+    def end_step(self) -> None:
+        """Raise the penalty's strength if more than `active_experts` of the step's gates were open, lower it if fewer were."""
+        if self.l1 is None or self.num_gates is None:
+            return
+        num_open, count = self.num_gates[...]
+        too_many = jnp.sign(num_open - count * (self.config.active_experts / self.config.num_experts))
+        self.l1[...] = jnp.clip(self.l1[...] * L1_GROWTH**too_many, *L1_RANGE)
+        self.num_gates[...] = jnp.zeros_like(self.num_gates[...])
 
     def _score(
         self, rows: Rows, batch: Batch, train_routed: Bool[Array, "B"] | None
     ) -> tuple[Logits, list[Float[Array, "T B G"]]]:
         x, layers = self.tokens(rows, batch), []
         for ffn in self.ffns:
-            s = layer_norm(mix_tokens(x) + x)
-            out, gates = ffn(s, train_routed)
-            x = layer_norm(out + s)
+            x, gates = recompute(_block, ffn, x, train_routed)
             if gates is not None:
                 layers.append(gates)
         return self.head(jnp.mean(x, axis=0)), layers
+
+
+def _block(ffn: TokenFFN, x: Tokens, train_routed: Bool[Array, "B"] | None) -> tuple[Tokens, Float[Array, "T B G"] | None]:
+    s = layer_norm(mix_tokens(x) + x)
+    out, gates = ffn(s, train_routed)
+    return layer_norm(out + s), gates
 
 
 def num_params(config: RankMixerConfig, spec: FeatureSpec) -> ParamCount:

@@ -38,6 +38,7 @@ from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.linear import RELU_GAIN, Linear, TypedLinear, start_bias
 from unisc.nn.mixing import gate_experts, mix_tokens
 from unisc.nn.norm import rms_norm
+from unisc.nn.recompute import recompute
 
 HEAD_GAIN = 0.1  # logits start near their bias
 
@@ -149,7 +150,7 @@ class TokenMixerLarge(nnx.Module):
         x = self.tokens(rows, batch)
         bridged, ends = x, []
         for i, block in enumerate(self.blocks, start=1):
-            x = block(x)
+            x = recompute(Block.__call__, block, x)
             if i % self.config.residual_every == 0 and i < self.config.num_layers:
                 bridged = x = x + bridged
                 ends.append(x)

@@ -15,7 +15,6 @@ apart by their projections, and the history is a set but for what its own fields
   tokens, so the last layer of the context ends with its keys and values. Batches need a `list_len`.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,16 +29,15 @@ from unisc.dims import Logits, Rows
 from unisc.errors import InputError
 from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import FlopCount, ParamCount
-from unisc.nn.attention import score_scale
+from unisc.nn.attention import BLOCKED, masked_attention, score_scale, unnormalised_softmax
 from unisc.nn.embedding import concat_fields, lookup, to_candidates
 from unisc.nn.linear import Linear, TypedLinear, normal, start_bias
-from unisc.nn.lists import from_lists, to_lists
 from unisc.nn.norm import rms_norm
-from unisc.nn.slots import Context
+from unisc.nn.recompute import recompute
+from unisc.nn.slots import Context, Slots
 
 HEAD_GAIN = 0.1  # logits start near their bias
 SWIGLU_GAIN = 1.68  # undoes what silu(g) * u takes off the mean square
-BLOCKED = -1e30  # finite, so that a row of nothing but padding stays finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +90,24 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"], blocked: Float[Array, "B T"]) -> Float[Array, "B T D"]:
         """Let all tokens of a row see each other."""
         q, k, v = self.queries_keys_values(x)
-        return self.finish(x, self_attention(q, k, v, blocked))
+        return self.finish(x, masked_attention(q, k, v, blocked[:, None]))
+
+    def shared(
+        self, context: Float[Array, "R S D"], own: Float[Array, "B T D"], blocked: Float[Array, "R S"], slots: Slots
+    ) -> tuple[Float[Array, "R S D"], Float[Array, "B T D"]]:
+        """Let a request's context see itself, and each candidate's tokens the context and themselves."""
+        if not context.shape[1]:
+            return context, self.last(context, own, blocked, slots)
+        queries, keys, values = self.queries_keys_values(context)
+        own = self._own(own, keys, values, blocked, slots)
+        return self.finish(context, masked_attention(queries, keys, values, blocked[:, None])), own
+
+    def last(
+        self, context: Float[Array, "R S D"], own: Float[Array, "B T D"], blocked: Float[Array, "R S"], slots: Slots
+    ) -> Float[Array, "B T D"]:
+        """Return the candidates' tokens of `shared` alone, for a context that nothing reads any further."""
+        keys, values = self.keys_values(context)
+        return self._own(own, keys, values, blocked, slots)
 
     def queries_keys_values(self, x: Float[Array, "*batch D"]) -> list[Float[Array, "*batch N H"]]:
         """Return (scaled) queries, keys and values, split into heads."""
@@ -110,6 +125,18 @@ class Block(nnx.Module):
         x = x + self.out(attended.reshape(x.shape))
         gate, up = jnp.split(self.up(rms_norm(x)), 2, axis=-1)
         return x + self.down(jax.nn.silu(gate) * up)
+
+    def _own(
+        self,
+        x: Float[Array, "B T D"],
+        keys: Float[Array, "R S N H"],
+        values: Float[Array, "R S N H"],
+        blocked: Float[Array, "R S"],
+        slots: Slots,
+    ) -> Float[Array, "B T D"]:
+        # Lists for attention alone: their empty slots would cost the maps, four fifths of a block, as much as real ones do.
+        q, k, v = (slots.spread(part) for part in self.queries_keys_values(x))
+        return self.finish(x, slots.collect(list_attention(q, k, v, keys, values, blocked)))
 
     def _heads(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch N H"]:
         return x.reshape(*x.shape[:-1], self.num_heads, self.dim // self.num_heads)
@@ -161,34 +188,19 @@ class Transformer(nnx.Module):
         real = jnp.concatenate([to_candidates(real, batch.request_index), jnp.ones(own.shape[:2], bool)], axis=1)
         blocked = jnp.where(real, 0.0, BLOCKED).astype(x.dtype)
         for block in self.blocks:
-            x = block(x, blocked)
+            x = recompute(Block.__call__, block, x, blocked)
         count = jnp.sum(real, axis=1, keepdims=True).astype(x.dtype)
         return jnp.sum(jnp.where(real[..., None], rms_norm(x), 0.0), axis=1) / count
 
     def _shared(
         self, context: Float[Array, "R S D"], real: Bool[Array, "R S"], own: Float[Array, "B T D"], batch: Batch
     ) -> Float[Array, "B D"]:
-        x, lists, index = own, batch.lists, batch.request_index
-        blocked = jnp.where(real, 0.0, BLOCKED).astype(x.dtype)
-        for i, block in enumerate(self.blocks):
-            if i + 1 < len(self.blocks) and context.shape[1]:
-                queries, keys, values = block.queries_keys_values(context)
-                context = block.finish(context, self_attention(queries, keys, values, blocked))
-            else:
-                keys, values = block.keys_values(context)
-            # Lists for attention alone: their empty slots would cost the maps, four fifths of a block, as much as real ones do.
-            q, k, v = (to_lists(part, lists, index) for part in block.queries_keys_values(x))
-            x = block.finish(x, from_lists(list_attention(q, k, v, keys, values, blocked), lists, index))
-        return jnp.mean(rms_norm(x), axis=1)
-
-
-def self_attention(
-    q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], v: Float[Array, "B T N H"], blocked: Float[Array, "B T"]
-) -> Float[Array, "B T N H"]:
-    """Attend within each row; `blocked` is added to the scores of each key. Queries come scaled."""
-    (weights,), total = unnormalised_softmax(jnp.einsum("btnh,bsnh->bnts", q, k) + blocked[:, None, None])
-    # The division waits until the keys are summed away: one pass less over the largest array of the model.
-    return jnp.einsum("bnts,bsnh->btnh", weights, v) / total.swapaxes(1, 2)
+        slots = Slots(batch.request_index, batch.lists)
+        blocked = jnp.where(real, 0.0, BLOCKED).astype(own.dtype)
+        for block in self.blocks[:-1]:
+            context, own = recompute(Block.shared, block, context, own, blocked, slots)
+        own = recompute(Block.last, self.blocks[-1], context, own, blocked, slots)
+        return jnp.mean(rms_norm(own), axis=1)
 
 
 def list_attention(
@@ -208,14 +220,6 @@ def list_attention(
     (to_context, to_own), total = unnormalised_softmax(over_context, over_own)
     summed = jnp.einsum("rncts,rsnh->rctnh", to_context, context_v) + jnp.einsum("rncts,rcsnh->rctnh", to_own, v)
     return summed / jnp.moveaxis(total, 1, 3)
-
-
-def unnormalised_softmax(*scores: Float[Array, "..."]) -> tuple[list[Float[Array, "..."]], Float[Array, "..."]]:
-    """Return the exponentials of several groups of keys' scores and their common sum (..., 1); groups may be empty."""
-    tops = [jnp.max(s, axis=-1, keepdims=True, initial=BLOCKED) for s in scores]
-    top = jax.lax.stop_gradient(jnp.max(jnp.concatenate(tops, axis=-1), axis=-1, keepdims=True))
-    exps = [jnp.exp(s - top) for s in scores]
-    return exps, functools.reduce(jnp.add, [jnp.sum(e, axis=-1, keepdims=True) for e in exps])
 
 
 def num_tokens(spec: FeatureSpec) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from unisc.nn.embedding import concat_fields, lookup, masked_mean, to_candidates
 from unisc.nn.linear import BASE_FAN_IN, RELU_GAIN, Linear, kernel_init, start_bias
 from unisc.nn.mlp import MLP, activate
 from unisc.nn.norm import layer_norm
+from unisc.nn.recompute import recompute
 
 HEAD_GAIN = 0.1  # logits start near their bias
 
@@ -99,7 +100,7 @@ class Wukong(nnx.Module):
         combined = to_candidates(first.combined(request), index) + first.combined(candidate, start=request.shape[1])
         x = first(jnp.concatenate([to_candidates(request, index), candidate], axis=1), combined)
         for layer in self.layers[1:]:
-            x = layer(x, layer.combined(x))
+            x = recompute(lambda one, x: one(x, one.combined(x)), layer, x)
         x = concat_fields(x)
         for layer in self.hidden:
             x = activate(layer(x))

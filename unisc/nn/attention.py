@@ -1,6 +1,8 @@
-"""Attention over a handful of tokens, and attention of a candidate over its request's history."""
+"""Attention over a handful of tokens, over a masked sequence, and of a candidate over its request's history."""
 
+import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,9 @@ from jaxtyping import Array, Bool, Float
 from unisc.dims import Heads
 
 BASE_HEAD_DIM = 8
+
+BLOCKED = -1e30
+"""Added to the score of a key that must not be seen; finite, so that a query that sees none gets the mean of all values."""
 
 
 def score_scale(head_dim: int) -> float:
@@ -24,6 +29,50 @@ def attention(q: Heads, k: Float[Array, "B S N H"], v: Float[Array, "B S N H"]) 
     """Multi-head attention of T queries over S keys, no mask."""
     scores = jnp.einsum("btnh,bsnh->bnts", q, k) * score_scale(q.shape[-1])
     return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, axis=-1), v)
+
+
+def masked_attention(
+    q: Heads, k: Float[Array, "B S N H"], v: Float[Array, "B S N H"], blocked: Float[Array, "B #T S"]
+) -> Heads:
+    """Multi-head attention of T queries, already scaled, over S keys; `blocked` is BLOCKED for a key not to be seen, else 0.
+
+    On a GPU one kernel that never writes the scores, where `fits_kernel` says so. On a CPU and a TPU
+    `jax.nn.dot_product_attention` is the same matrix products as here, and slower on a CPU (BENCHMARKS.md).
+    """
+    if jax.default_backend() == "gpu" and fits_kernel(q, k):
+        return fused_attention(q, k, v, blocked, implementation="cudnn")
+    (weights,), total = unnormalised_softmax(jnp.einsum("btnh,bsnh->bnts", q, k) + blocked[:, None])
+    # The division waits until the keys are summed away: one pass less over the largest array of the model.
+    return jnp.einsum("bnts,bsnh->btnh", weights, v) / total.swapaxes(1, 2)
+
+
+def fits_kernel(q: Heads, k: Float[Array, "B S N H"]) -> bool:
+    """Whether cuDNN's attention takes such arrays, and has scores to save that outnumber what they are made of."""
+    queries, keys, head_dim = q.shape[1], k.shape[1], q.shape[3]
+    takes = q.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+    even = queries % 2 == keys % 2 == 0  # asked for where a mask is trained through
+    return takes and even and queries * keys > (queries + 2 * keys) * head_dim
+
+
+def fused_attention(
+    q: Heads,
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    blocked: Float[Array, "B #T S"],
+    *,
+    implementation: Literal["xla", "cudnn"],
+) -> Heads:
+    """Return what `masked_attention` returns by way of `jax.nn.dot_product_attention`."""
+    visible = jnp.broadcast_to(blocked == 0, (q.shape[0], q.shape[1], k.shape[1]))
+    return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], scale=1.0, implementation=implementation)
+
+
+def unnormalised_softmax(*scores: Float[Array, "..."]) -> tuple[list[Float[Array, "..."]], Float[Array, "..."]]:
+    """Return the exponentials of several groups of keys' scores and their common sum (..., 1); groups may be empty."""
+    tops = [jnp.max(s, axis=-1, keepdims=True, initial=BLOCKED) for s in scores]
+    top = jax.lax.stop_gradient(jnp.max(jnp.concatenate(tops, axis=-1), axis=-1, keepdims=True))
+    exps = [jnp.exp(s - top) for s in scores]
+    return exps, functools.reduce(jnp.add, [jnp.sum(e, axis=-1, keepdims=True) for e in exps])
 
 
 def sink_attention(scores: Float[Array, "B S"], mask: Bool[Array, "B S"], values: Float[Array, "B S D"]) -> Float[Array, "B D"]:

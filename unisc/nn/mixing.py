@@ -19,7 +19,8 @@ def gate_experts(hidden: Float[Array, "T B F"], gates: Float[Array, "T B G"]) ->
     """Scale the hidden units of a perceptron by expert: G equal blocks of them, each times its gate.
 
     With the layers around it this is sum_j gate_j expert_j(x) for experts that split one hidden layer, at the cost of the
-    dense perceptron: every expert runs and a gate of zero hides it.
+    dense perceptron: every expert runs and a gate of zero hides it. Gathering each expert's rows instead needs a bound on their
+    number, which ReLU gates do not have, and at widths of the ladders was not faster (`benchmarks/dispatch.py`).
     """
     num_tokens, batch, dim = hidden.shape
     blocks = hidden.reshape(num_tokens, batch, gates.shape[-1], -1)

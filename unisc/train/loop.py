@@ -40,7 +40,10 @@ class TrainConfig:
     rate follows the same shape. Labels of purchase weigh `purchase_weight` against clicks' 1. `position_dropout` is the share
     of requests trained as if no position were known (see `unisc.data.pipeline`). A batch is packed in `num_parts` parts, which
     the devices share out and work through one after the other; `list_len` is the length at which lists are cut, 0 for no cut.
-    The model runs in `compute`; what is kept stays float32.
+    The model runs in `compute`; what is kept stays float32. Memory for activations shrinks with more parts, and with `remat`,
+    which computes a model's layers again in the backward pass; both change numbers by rounding only, but a run goes on from
+    its checkpoint bit by bit, so they belong to it. Models without layers of several maps (DCN-V2, DIN, DLRM) have nothing
+    to compute again.
     """
 
     batch_candidates: int
@@ -64,6 +67,7 @@ class TrainConfig:
     num_parts: int = 1
     list_len: int = 0
     compute: ComputeType = "float32"
+    remat: bool = False
 
     def __post_init__(self) -> None:
         HashConfig(hash_rows=self.hash_rows, collision=self.collision)
@@ -197,7 +201,7 @@ def train(
     began = time.perf_counter()
     state = jax.device_put(state, layout(mesh))
     first = parts_of(row_map(source[0]), shape.parts)
-    train_step = make_train_step(graphdef, config.clip_norm, mesh, config.optimizer, config.compute)
+    train_step = make_train_step(graphdef, config.clip_norm, mesh, config.optimizer, config.compute, config.remat)
     step = compiled(train_step, state, first, np.zeros(len(Hyper._fields), np.float32))
     compile_secs = time.perf_counter() - began
 

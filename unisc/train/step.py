@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from unisc.data.features import BY_ROW, Batch
 from unisc.mesh import DATA, MODEL, sharding
+from unisc.nn.recompute import recomputing
 from unisc.nn.tables import compose
 from unisc.objectives.ranking import RankingLoss, ranking_loss
 from unisc.train.optimizers import DenseOptimizer, dense_optimizer, is_decayed
@@ -55,14 +56,16 @@ def make_train_step(
     mesh: Mesh,
     optimizer_name: DenseOptimizer = "adam",
     compute: ComputeType = "float32",
+    remat: bool = False,
 ) -> TrainStep:
     """Return the jitted step `(state, parts, hyper) -> (state, metrics)`, which takes the state's buffers over.
 
     `parts` is a batch cut by `parts_of`: each device works on its share of the parts, one after the other, and adds the
     gradients up, so that memory holds the activations of one part a device. The loss is the mean over the whole batch, whatever
     the number of parts and devices. With `compute` "bfloat16" the model runs in it; parameters, gradients, their sums and the
-    loss stay float32. Cached, so that a process that trains one structure many times compiles it once for each
-    batch shape.
+    loss stay float32. With `remat` the backward pass computes a model's layers again, and memory holds their inputs and the
+    activations of one (`unisc.nn.recompute`). Cached, so that a process that trains one structure many times compiles it once
+    for each batch shape.
     """
     optimizer = dense_optimizer(optimizer_name, clip_norm=clip_norm)
 
@@ -87,10 +90,11 @@ def make_train_step(
 
             # A model with terms of its own (a routing penalty, shallow logits) gives them beside its logits. They are trained
             # on but not reported: the loss of a step compares over models.
-            if hasattr(model, "with_penalty"):
-                logits, penalty = model.with_penalty(rows, part, lambda x: loss_of(x).mean)
-            else:
-                logits, penalty = model(rows, part), 0.0
+            with recomputing(remat):
+                if hasattr(model, "with_penalty"):
+                    logits, penalty = model.with_penalty(rows, part, lambda x: loss_of(x).mean)
+                else:
+                    logits, penalty = model(rows, part), 0.0
             loss = loss_of(logits)
             share = jnp.sum(loss.weight_sum) * scale  # of the whole batch's weight
             _, _, rest = nnx.split(model, nnx.Param, ...)
@@ -116,6 +120,10 @@ def make_train_step(
         mean, loss_sum, weight_sum, dense_grads, row_grads = jax.lax.psum(total, AXES)
         # What a model measures as it goes, each device has measured on its own parts; counts have moved alike on all.
         rest = jax.tree.map(lambda x: jax.lax.pmean(x, AXES) if jnp.issubdtype(x.dtype, jnp.floating) else x, rest)
+        model = nnx.merge(graphdef, nnx.State(state.dense), nnx.State(rest))
+        if hasattr(model, "end_step"):  # what moves once a step, however many parts and devices it had
+            model.end_step()
+            rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         (row_grads,) = decompose(row_grads)
 
         updates, moments = optimizer.update(dense_grads, state.moments)
