@@ -8,7 +8,7 @@ Expected:  the papers disagree about the order of these models (each finds its o
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from flax import nnx
 
 from unisc.config import Runtime
 from unisc.data import manifest
-from unisc.data.columns import load
+from unisc.data.blocks import Blocks
+from unisc.data.columns import Columns, load
 from unisc.errors import InputError
 from unisc.models import zoo
 from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
 from unisc.train.loop import TrainConfig
+from unisc.train.packed import PackedRun, train_packed
 
 VERSION = 1
 """Raised by hand whenever the same configuration would give other numbers."""
@@ -77,42 +79,67 @@ def default(samples: Path, *, model: str = "hhsft", size: str = "m", seed: int =
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train one ranker on the samples in `runtime.data_dir` and score it on the test day; return metrics, counts, timing."""
     began = time.perf_counter()
+    started = _start(config, runtime)
+    trained = loop.train(
+        started.model, started.columns, config.train, embed_dim=config.model.embed_dim, runtime=started.runtime
+    )
+    return _finish(config, runtime, started.columns, trained, began)
+
+
+def run_packed(configs: Sequence[Config], runtimes: Sequence[Runtime]) -> list[Mapping[str, Any] | Exception]:
+    """Train rankers of one structure as one program; return what `run` would of each, in order, or its error.
+
+    Raises:
+      InputError: runs that one program cannot train together; the message names what differs.
+    """
+    began = time.perf_counter()
+    started = [_start(config, runtime) for config, runtime in zip(configs, runtimes, strict=True)]
+    trained = train_packed(started, embed_dim=configs[0].model.embed_dim)
+    done = zip(configs, runtimes, started, trained, strict=True)
+    return [
+        result if isinstance(result, Exception) else _finish(config, runtime, start.columns, result, began)
+        for config, runtime, start, result in done
+    ]
+
+
+def _start(config: Config, runtime: Runtime) -> PackedRun:
+    """Open the data and build the model: all that training takes."""
     samples = Path(runtime.data_dir)
     found = manifest.read(samples, kind="samples")["fingerprint"]
     if found != config.data.samples:
         raise InputError(f"{samples}: samples {found}, but this run is of {config.data.samples}; give those samples")
-    train_columns = load(samples, "train", history_len=config.data.history_len, fraction=config.data.fraction)
-    test_columns = load(samples, "test", history_len=config.data.history_len)
+    columns = load(samples, "train", history_len=config.data.history_len, fraction=config.data.fraction)
 
     # The model, each task's logit starting at the log odds of its base rate.
-    rates = np.clip(train_columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
+    rates = np.clip(columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
     bias = tuple(float(b) for b in np.log(rates / (1 - rates)))
-    ranker = zoo.ranker_of(config.model)
-    model = zoo.build(config.model, train_columns.spec, rngs=nnx.Rngs(config.train.seed), bias_init=bias)
+    model = zoo.build(config.model, columns.spec, rngs=nnx.Rngs(config.train.seed), bias_init=bias)
 
     # The objective: binary cross-entropy of click and purchase, over passes of the samples.
-    flops = ranker.flops_per_example(config.model, train_columns.spec)
-    trained = loop.train(
-        model,
-        train_columns,
-        config.train,
-        embed_dim=config.model.embed_dim,
-        runtime=loop.Runtime(
-            directory=Path(runtime.work_dir),
-            log_every_steps=runtime.log_every_steps,
-            checkpoint_every_steps=runtime.checkpoint_every_steps,
-            on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
-            flops_of=lambda examples, requests: flops.train(num_candidates=examples, num_requests=requests),
-            profile=runtime.profile,
-        ),
+    flops = zoo.ranker_of(config.model).flops_per_example(config.model, columns.spec)
+    training = loop.Runtime(
+        directory=Path(runtime.work_dir),
+        log_every_steps=runtime.log_every_steps,
+        checkpoint_every_steps=runtime.checkpoint_every_steps,
+        on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
+        flops_of=lambda examples, requests: flops.train(num_candidates=examples, num_requests=requests),
+        profile=runtime.profile,
     )
+    return PackedRun(model=model, columns=columns, config=config.train, runtime=training)
 
+
+def _finish(
+    config: Config, runtime: Runtime, train_columns: Columns | Blocks, trained: loop.TrainResult, began: float
+) -> Mapping[str, Any]:
+    """Score a trained ranker and say what it took."""
     # The evaluation: requests of the test day, as shown and in full.
+    test_columns = load(Path(runtime.data_dir), "test", history_len=config.data.history_len)
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
+    ranker, counts = zoo.ranker_of(config.model), trained.counts
     params = ranker.num_params(config.model, trained.row_map.spec)
-    counts = trained.counts
+    flops = ranker.flops_per_example(config.model, train_columns.spec)
     return {
         "metrics": {**result.metrics, "train/loss": trained.loss},
         "counts": {
