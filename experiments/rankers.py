@@ -8,7 +8,7 @@ Expected:  the papers disagree about the order of these models (each finds its o
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from unisc.models import zoo
 from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
 from unisc.train.loop import TrainConfig
+from unisc.train.packed import PackedRun, train_packed
 
 VERSION = 2
 """Raised by hand whenever the same configuration would give other numbers."""
@@ -84,45 +85,67 @@ def default(samples: Path, *, model: str = "hhsft", size: str = "m", seed: int =
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train one ranker on the samples in `runtime.data_dir` and score it on the test day; return metrics, counts, timing."""
     began = time.perf_counter()
+    started = _start(config, runtime)
+    trained = loop.train(
+        started.model, started.columns, config.train, embed_dim=config.model.embed_dim, runtime=started.runtime
+    )
+    return _finish(config, runtime, trained, began)
+
+
+def run_packed(configs: Sequence[Config], runtimes: Sequence[Runtime]) -> list[Mapping[str, Any] | Exception]:
+    """Train rankers of one structure as one program; return what `run` would of each, in order, or its error.
+
+    Raises:
+      InputError: runs that one program cannot train together; the message names what differs.
+    """
+    began = time.perf_counter()
+    started = [_start(config, runtime) for config, runtime in zip(configs, runtimes, strict=True)]
+    trained = train_packed(started, embed_dim=configs[0].model.embed_dim)
+    done = zip(configs, runtimes, trained, strict=True)
+    return [
+        result if isinstance(result, Exception) else _finish(config, runtime, result, began) for config, runtime, result in done
+    ]
+
+
+def _start(config: Config, runtime: Runtime) -> PackedRun:
+    """Open the data and build the model: all that training takes."""
     samples = Path(runtime.data_dir)
     found = manifest.read(samples, kind="samples")["fingerprint"]
     if found != config.data.samples:
         raise InputError(f"{samples}: samples {found}, but this run is of {config.data.samples}; give those samples")
-    train_columns = load(samples, "train", history_len=config.data.history_len, fraction=config.data.fraction)
-    test_columns = load(samples, "test", history_len=config.data.history_len)
+    columns = load(samples, "train", history_len=config.data.history_len, fraction=config.data.fraction)
 
     # The model, each task's logit starting at the log odds of its base rate.
-    rates = np.clip(train_columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
+    rates = np.clip(columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
     bias = tuple(float(b) for b in np.log(rates / (1 - rates)))
-    ranker = zoo.ranker_of(config.model)
-    spec = config.train.row_map(train_columns.spec).spec  # of the tables as stored, which hashing makes smaller
+    spec = config.train.row_map(columns.spec).spec  # of the tables as stored, which hashing makes smaller
     model = zoo.build(config.model, spec, rngs=nnx.Rngs(config.train.seed), bias_init=bias)
 
     # The objective: binary cross-entropy of click and purchase, over passes of the samples.
-    flops = ranker.flops_per_example(config.model, spec)
-    trained = loop.train(
-        model,
-        train_columns,
-        config.train,
-        embed_dim=config.model.embed_dim,
-        runtime=loop.Runtime(
-            directory=Path(runtime.work_dir),
-            log_every_steps=runtime.log_every_steps,
-            checkpoint_every_steps=runtime.checkpoint_every_steps,
-            on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
-            flops_of=lambda examples, requests: flops.train(num_candidates=examples, num_requests=requests),
-            profile=runtime.profile,
-        ),
+    flops = zoo.ranker_of(config.model).flops_per_example(config.model, spec)
+    training = loop.Runtime(
+        directory=Path(runtime.work_dir),
+        log_every_steps=runtime.log_every_steps,
+        checkpoint_every_steps=runtime.checkpoint_every_steps,
+        on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
+        flops_of=lambda examples, requests: flops.train(num_candidates=examples, num_requests=requests),
+        profile=runtime.profile,
     )
+    return PackedRun(model=model, columns=columns, config=config.train, runtime=training)
 
+
+def _finish(config: Config, runtime: Runtime, trained: loop.TrainResult, began: float) -> Mapping[str, Any]:
+    """Score a trained ranker and say what it took."""
     # The evaluation: requests of the test day, as shown and in full.
+    test_columns = load(Path(runtime.data_dir), "test", history_len=config.data.history_len)
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
+    ranker, counts, spec = zoo.ranker_of(config.model), trained.counts, trained.row_map.spec
     params = ranker.num_params(config.model, spec)
+    flops = ranker.flops_per_example(config.model, spec)
     itemsize = 2 if config.train.compute == "bfloat16" else 4
     moved = zoo.bytes_per_example(config.model, spec, itemsize=itemsize)
-    counts = trained.counts
     return {
         "metrics": {**result.metrics, "train/loss": trained.loss},
         "counts": {

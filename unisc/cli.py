@@ -99,7 +99,7 @@ def train(
         cpu.restart(devices or 1 << (cpu.num_cores().bit_length() - 1))
     import jax
 
-    from unisc.train.loop import DivergedError
+    from unisc.train.progress import DivergedError
 
     if importlib.util.find_spec(name) is None:
         raise InputError(f"{experiment}: no such experiment; give a file like experiments/rankers.py")

@@ -12,6 +12,7 @@ DATA, MODEL = "data", "model"
 
 LOGICAL_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": (DATA, MODEL),  # candidates and requests
+    "run": (DATA, MODEL),  # whole runs trained beside each other
     "row": (DATA, MODEL),  # rows of the embedding store
     "expert": MODEL,  # domain experts
     "hidden": MODEL,  # the inner width of feed-forward blocks

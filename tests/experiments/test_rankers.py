@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments import rankers
+from unisc.config import Runtime, override
 from unisc.data.schema import SAMPLES
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +94,20 @@ def test_a_run_that_diverges_is_one_line(samples, tmp_path):
                  "--devices", "1", "--set", "train.learning_rate=1e38", "--set", "train.warmup_frac=0")  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"{tmp_path / 'out'}: loss is nan at step 2: lower learning_rate" in done.stderr
+
+
+def test_rankers_trained_as_one_program_leave_the_records_they_leave_alone(samples, tmp_path):
+    config = override(rankers.default(samples, model="dlrm", size="xs"), {"train.batch_candidates": 64})
+    configs = [config, override(config, {"train.seed": 1, "train.learning_rate": 5e-4})]
+
+    def runtimes(way):
+        return [Runtime(data_dir=str(samples), work_dir=str(tmp_path / way / str(i))) for i in range(2)]
+
+    together = rankers.run_packed(configs, runtimes("packed"))
+    for i, (packed, runtime) in enumerate(zip(together, runtimes("alone"), strict=True)):
+        assert not isinstance(packed, Exception)
+        alone = rankers.run(configs[i], runtime)
+        assert packed["counts"] == alone["counts"] and packed["timing"].keys() == alone["timing"].keys()
+        assert packed["metrics"] == pytest.approx(alone["metrics"], rel=0.01, abs=0.01)
+        for way in ("packed", "alone"):
+            assert (tmp_path / way / str(i) / "eval.npz").is_file() and (tmp_path / way / str(i) / "metrics.jsonl").is_file()

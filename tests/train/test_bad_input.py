@@ -16,7 +16,8 @@ from unisc.mesh import make_mesh
 from unisc.models import zoo
 from unisc.train.checkpoint import Checkpoints
 from unisc.train.evaluate import EvalConfig, score
-from unisc.train.loop import DivergedError, Runtime, train, train_mesh
+from unisc.train.loop import Runtime, train, train_mesh
+from unisc.train.progress import DivergedError
 
 NAN = float("nan")
 ENTRY = (5, 1, 2, 60)  # item, kind, domain, age

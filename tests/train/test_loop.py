@@ -12,7 +12,8 @@ from unisc import metrics
 from unisc.errors import InputError
 from unisc.train import step as train_step
 from unisc.train.logger import MetricsLogger
-from unisc.train.loop import DivergedError, Runtime, train
+from unisc.train.loop import Runtime, train
+from unisc.train.progress import DivergedError
 
 
 def leaves(result):

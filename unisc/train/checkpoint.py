@@ -53,7 +53,7 @@ class Checkpoints:
         """Write a checkpoint; it exists once complete."""
         progress = {"identity": self._identity, "counts": dataclasses.asdict(saved.counts), "data": saved.data_state}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_without_keys(saved.state)),
+            state=ocp.args.StandardSave(without_keys(saved.state)),
             progress=ocp.args.JsonSave(progress | {"loss": saved.loss}),
         )
         self._manager.save(saved.counts.num_steps, args=args)
@@ -70,9 +70,9 @@ class Checkpoints:
         progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
         if progress["identity"] != self._identity:
             raise InputError(f"{self._manager.directory}: holds the checkpoint of another run; give an empty directory")
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_keys(state))
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, without_keys(state))
         saved = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
-        return Saved(_with_keys(saved, state), Counts(**progress["counts"]), progress["data"], progress["loss"])
+        return Saved(with_keys(saved, state), Counts(**progress["counts"]), progress["data"], progress["loss"])
 
     def close(self) -> None:
         """Release the manager's threads."""
@@ -83,10 +83,11 @@ def _is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _without_keys(state: TrainState) -> TrainState:
-    """Random keys as the integers they hold."""
+def without_keys(state: TrainState) -> TrainState:
+    """Return a state with its random keys as the integers they hold."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
 
 
-def _with_keys(saved: TrainState, like: TrainState) -> TrainState:
+def with_keys(saved: TrainState, like: TrainState) -> TrainState:
+    """Undo `without_keys`; `like` says which integers are keys, and of which kind."""
     return jax.tree.map(lambda s, x: jax.random.wrap_key_data(s, impl=jax.random.key_impl(x)) if _is_key(x) else s, saved, like)

@@ -1,14 +1,11 @@
 """The training loop. The order of its statements is the contract; nothing is hidden behind hooks."""
 
-import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import numpy as np
@@ -17,19 +14,21 @@ from jax.sharding import Mesh
 
 from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
-from unisc.data.features import Batch, FeatureSpec
+from unisc.data.features import FeatureSpec
 from unisc.data.hashing import Collision, HashConfig, RowMap
 from unisc.data.pack import BatchShape
-from unisc.data.pipeline import iterate, packed
+from unisc.data.pipeline import PackedRequests, iterate, packed
+from unisc.data.stream import PackedBlocks
 from unisc.errors import InputError
 from unisc.mesh import make_mesh
 from unisc.train import state as train_state
 from unisc.train.checkpoint import Checkpoints, Counts, Saved
-from unisc.train.finite import all_finite, not_finite
+from unisc.train.finite import all_finite
 from unisc.train.logger import MetricsLogger
 from unisc.train.optimizers import DENSE_OPTIMIZERS, DenseOptimizer
+from unisc.train.progress import Clock, Pending, count, diverged, rates, run_identity
 from unisc.train.state import TableOptimizer, TableType, TrainState, layout
-from unisc.train.step import ComputeType, Hyper, StepMetrics, compiled, make_train_step, parts_of
+from unisc.train.step import ComputeType, Hyper, compiled, make_train_step, parts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +103,16 @@ class TrainConfig:
         shape = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.decay]
         return self.final_frac + (1 - self.final_frac) * shape
 
+    def hyper_at(self, step: int, num_steps: int) -> Hyper:
+        """Return the settings of a step counted from 0."""
+        factor = self.rate_at(step, num_steps)
+        return Hyper(
+            learning_rate=factor * self.learning_rate,
+            table_learning_rate=factor * self.table_learning_rate,
+            weight_decay=self.weight_decay,
+            purchase_weight=self.purchase_weight,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
@@ -135,14 +144,6 @@ class TrainResult:
     compile_secs: float
     loss: float
     row_map: RowMap
-
-
-class DivergedError(RuntimeError):
-    """The loss or the parameters of a step were not finite."""
-
-
-def _diverged(what: str, step: int) -> DivergedError:
-    return DivergedError(f"{what} at step {step}: lower learning_rate or table_learning_rate")
 
 
 def batch_shape(columns: Columns | Blocks, config: TrainConfig, *, mean_list_len: float | None = None) -> BatchShape:
@@ -178,24 +179,8 @@ def train(
     shape = shape or batch_shape(columns, config)
     mesh = train_mesh(shape.parts)
     graphdef = nnx.graphdef(model)
-    source = packed(columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout)
-    row_map = config.row_map(columns.spec)
-    if getattr(model, "spec", row_map.spec) != row_map.spec:
-        raise InputError(
-            "model: built for other features than the data's as stored; build it for config.row_map(data.spec).spec"
-        )
+    source, row_map, state = begin(model, columns, config, embed_dim=embed_dim, shape=shape)
     num_steps = len(source)
-    state = train_state.create(
-        model,
-        num_rows=row_map.spec.num_rows,
-        embed_dim=embed_dim,
-        seed=config.seed,
-        table_init_std=config.table_init_std,
-        table_optimizer=config.table_optimizer,
-        clip_norm=config.clip_norm,
-        optimizer=config.optimizer,
-        table_dtype=config.table_dtype,
-    )
 
     # 1. Compile before the clock starts, on shapes alone.
     began = time.perf_counter()
@@ -208,7 +193,7 @@ def train(
     # 2. Take up the last checkpoint: state, place in the data, counters and clock together.
     batches, counts, loss, checkpoints = iterate(source, row_map=row_map), Counts(), math.nan, None
     if runtime.directory is not None and runtime.checkpoint_every_steps:
-        identity = _identity(config, columns, shape, state)
+        identity = run_identity(config, columns, shape, state)
         checkpoints = Checkpoints(runtime.directory / "checkpoint", identity=identity)
         saved = checkpoints.restore(state)
         if saved is not None:
@@ -216,34 +201,28 @@ def train(
             batches.set_state(data_state)
 
     log_path = None if runtime.directory is None else runtime.directory / "metrics.jsonl"
-    pending: _Pending | None = None
+    pending: Pending | None = None
     with MetricsLogger(log_path, resumed_step=counts.num_steps) as log:
-        clock = _Clock(counts)
+        clock = Clock(counts)
         while counts.num_steps < num_steps:
             # 3. Build the next batch while the device still works on the last one.
             batch = next(batches)
-            factor = config.rate_at(counts.num_steps, num_steps)
-            hyper = Hyper(
-                learning_rate=factor * config.learning_rate,
-                table_learning_rate=factor * config.table_learning_rate,
-                weight_decay=config.weight_decay,
-                purchase_weight=config.purchase_weight,
-            )
+            hyper = config.hyper_at(counts.num_steps, num_steps)
             # 4. Dispatch the step, then count what it was given.
             state, metrics = step(state, parts_of(batch, shape.parts), np.asarray(hyper, np.float32))
-            _count(counts, batch)
+            count(counts, batch)
             # 5. Only now read the step before: the device was busy meanwhile.
-            previous, pending = pending, _Pending(metrics, counts.num_steps, counts.num_examples, hyper.learning_rate, batch)
+            previous, pending = pending, Pending(metrics, counts.num_steps, counts.num_examples, hyper.learning_rate, batch)
             if previous is not None:
                 loss = previous.finite_loss(columns)
                 if previous.step % runtime.log_every_steps == 0:
-                    log.write(previous.step, **previous.report(), **_rates(counts, clock.read(), runtime, mesh))
+                    log.write(previous.step, **previous.report(), **rates(counts, clock.read(), runtime.flops_of, mesh))
             # 6. Checkpoint with the clock stopped; a broken state is never saved.
             if checkpoints is not None and counts.num_steps % runtime.checkpoint_every_steps == 0:
                 loss = pending.finite_loss(columns)
                 clock.stop()
                 if not all_finite(state):  # the step's loss was of the parameters before it
-                    raise _diverged("a parameter is not a number", counts.num_steps)
+                    raise diverged("a parameter is not a number", counts.num_steps)
                 checkpoints.save(Saved(state, counts, batches.get_state(), loss))
                 clock.start()
             if runtime.on_step is not None:
@@ -255,7 +234,7 @@ def train(
         clock.stop()
         if pending is not None:
             loss = pending.finite_loss(columns)
-            log.write(pending.step, **pending.report(), **_rates(counts, counts.train_secs, runtime, mesh))
+            log.write(pending.step, **pending.report(), **rates(counts, counts.train_secs, runtime.flops_of, mesh))
     if checkpoints is not None:
         checkpoints.close()
     state = jax.device_put(state, jax.devices()[0])  # scoring runs on one device
@@ -270,6 +249,30 @@ def train(
         loss=loss,
         row_map=row_map,
     )
+
+
+def begin(
+    model: nnx.Module, columns: Columns | Blocks, config: TrainConfig, *, embed_dim: int, shape: BatchShape
+) -> tuple[PackedRequests | PackedBlocks, RowMap, TrainState]:
+    """Return what a run starts from: its batches, where their rows are stored, and the first state, not yet on any mesh."""
+    source = packed(columns, shape, seed=config.seed, num_epochs=config.num_epochs, position_dropout=config.position_dropout)
+    row_map = config.row_map(columns.spec)
+    if getattr(model, "spec", row_map.spec) != row_map.spec:
+        raise InputError(
+            "model: built for other features than the data's as stored; build it for config.row_map(data.spec).spec"
+        )
+    state = train_state.create(
+        model,
+        num_rows=row_map.spec.num_rows,
+        embed_dim=embed_dim,
+        seed=config.seed,
+        table_init_std=config.table_init_std,
+        table_optimizer=config.table_optimizer,
+        clip_norm=config.clip_norm,
+        optimizer=config.optimizer,
+        table_dtype=config.table_dtype,
+    )
+    return source, row_map, state
 
 
 def train_mesh(num_parts: int) -> Mesh:
@@ -287,21 +290,6 @@ def train_mesh(num_parts: int) -> Mesh:
 
 
 PROFILED = (10, 15)
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5p": 459e12, "TPU v5 lite": 197e12}
-"""Dense bfloat16 FLOPs a second of a device, by the beginning of its kind's name, from the makers' data sheets."""
-
-
-def _rates(counts: Counts, secs: float, runtime: Runtime, mesh: Mesh) -> dict[str, float]:
-    """Return the time in steps, and over it the rate of arithmetic and its share of the devices' peak."""
-    rates = {"perf/train_secs": secs}
-    if runtime.flops_of is not None and secs > 0:
-        rate = runtime.flops_of(counts.num_examples, counts.num_requests) / secs
-        rates["perf/gflops_per_sec"] = rate / 1e9
-        kind = mesh.devices.flat[0].device_kind
-        peak = next((peak for name, peak in PEAK_FLOPS.items() if name in kind), None)
-        if peak is not None:
-            rates["perf/mfu"] = rate / (peak * mesh.devices.size)
-    return rates
 
 
 def _profile(directory: Path, step: int, num_steps: int) -> None:
@@ -310,68 +298,3 @@ def _profile(directory: Path, step: int, num_steps: int) -> None:
         jax.profiler.start_trace(str(directory / "profile"))
     if step == last and first < last:
         jax.profiler.stop_trace()
-
-
-class _Clock:
-    """Adds the time between `start` and `stop` to the counts; runs from its making."""
-
-    def __init__(self, counts: Counts):
-        self._counts = counts
-        self.start()
-
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-    def stop(self) -> None:
-        self._counts.train_secs = self.read()
-
-    def read(self) -> float:
-        return self._counts.train_secs + time.perf_counter() - self._since
-
-
-def _count(counts: Counts, batch: Batch) -> None:
-    """Count a batch on the host, from the batch itself. A list that was cut counts as a request a piece."""
-    counted = np.asarray(batch.weights)[:, 0] > 0
-    counts.num_steps += 1
-    counts.num_examples += int(counted.sum())
-    counts.num_requests += len(np.unique(np.asarray(batch.request_index)[counted]))
-    counts.num_positives += int(np.asarray(batch.labels)[counted, 0].sum())
-
-
-class _Pending(NamedTuple):
-    """A dispatched step's metrics, and what the counters stood at."""
-
-    metrics: StepMetrics
-    step: int
-    num_examples: int
-    learning_rate: float
-    batch: Batch
-
-    def finite_loss(self, columns: Columns | Blocks) -> float:
-        loss = float(self.metrics.loss)
-        if math.isfinite(loss):
-            return loss
-        cause = not_finite(columns.spec, self.batch)
-        if cause is None:
-            raise _diverged(f"loss is {loss}", self.step)
-        raise InputError(
-            f"{cause}: not a number in the batch of step {self.step}; correct the samples, or remove {columns.cache} if they"
-            " are right, and the run goes on from its last checkpoint"
-        )
-
-    def report(self) -> dict[str, float]:
-        return {
-            "train/loss": float(self.metrics.loss),
-            "train/log_loss": float(self.metrics.task_log_loss[0]),
-            "train/grad_norm": float(self.metrics.grad_norm),
-            "train/learning_rate": self.learning_rate,
-            "perf/num_examples": self.num_examples,
-        }
-
-
-def _identity(config: TrainConfig, columns: Columns | Blocks, shape: BatchShape, state: TrainState) -> str:
-    """Name everything a checkpoint's numbers depend on."""
-    shapes = {jax.tree_util.keystr(path): str(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    data = [columns.cache.name, columns.num_requests, columns.num_examples, columns.spec.history_len]
-    parts = [dataclasses.asdict(config), data, dataclasses.asdict(shape), shapes]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

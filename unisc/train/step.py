@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from unisc.data.features import BY_ROW, Batch
 from unisc.mesh import DATA, MODEL, sharding
@@ -46,6 +46,7 @@ class StepMetrics(NamedTuple):
 
 ComputeType = Literal["float32", "bfloat16"]
 TrainStep = Callable[[TrainState, Batch, Float[Array, "4"]], tuple[TrainState, StepMetrics]]
+PackedStep = Callable[[TrainState, Batch, Float[Array, "S K 4"], Bool[Array, "S K"]], tuple[TrainState, StepMetrics]]
 EvalStep = Callable[[dict[Any, Any], dict[Any, Any], Float[Array, "V E"], Batch], Float[Array, "B tasks"]]
 
 
@@ -67,16 +68,73 @@ def make_train_step(
     activations of one (`unisc.nn.recompute`). Cached, so that a process that trains one structure many times compiles it once
     for each batch shape.
     """
+    on_device = step_body(graphdef, clip_norm, optimizer_name, compute, remat=remat, axes=AXES)
+    states, batches, everywhere = layout(mesh), sharding(mesh, "batch"), sharding(mesh)
+    parts = Batch._make(everywhere if name in BY_ROW else batches for name in Batch._fields)
+    specs = jax.tree.map(lambda s: s.spec, ((states, parts, everywhere), (states, everywhere)))
+    local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+    return jax.jit(local, donate_argnums=0, in_shardings=(states, parts, everywhere), out_shardings=(states, everywhere))
+
+
+@functools.lru_cache(maxsize=32)
+def make_packed_step(
+    graphdef: nnx.GraphDef,
+    clip_norm: float,
+    mesh: Mesh,
+    optimizer_name: DenseOptimizer = "adam",
+    compute: ComputeType = "float32",
+    remat: bool = False,
+) -> PackedStep:
+    """Return the jitted steps of K runs at once, `(states, parts, hyper, is_active) -> (states, metrics)`.
+
+    States have a leading axis K; parts, settings and metrics have axes (S, K): S steps are taken for one call. Each device has
+    K / devices of the runs to itself. A run keeps its state in the steps in which it is not active, at the cost of computing
+    them; of the table nothing is copied for that, since such a step names no row of it.
+    """
+    body = step_body(graphdef, clip_norm, optimizer_name, compute, remat=remat, axes=())
+
+    def one_run(state: TrainState, batch: Batch, hyper: Array, is_active: Array) -> tuple[TrainState, StepMetrics]:
+        no_row = state.table.shape[0]
+        moved, metrics = body(state, batch._replace(unique_rows=jnp.where(is_active, batch.unique_rows, no_row)), hyper)
+        small = [name for name in TrainState._fields if not name.startswith("table")]
+        kept = {
+            name: jax.tree.map(functools.partial(jnp.where, is_active), getattr(moved, name), getattr(state, name))
+            for name in small
+        }
+        return moved._replace(**kept), metrics
+
+    def on_device(states: TrainState, parts: Batch, hyper: Array, is_active: Array) -> tuple[TrainState, StepMetrics]:
+        return jax.lax.scan(lambda held, given: jax.vmap(one_run)(held, *given), states, (parts, hyper, is_active))
+
+    by_run, by_step = sharding(mesh, "run"), sharding(mesh, None, "run")
+    specs = (by_run.spec, by_step.spec, by_step.spec, by_step.spec), (by_run.spec, by_step.spec)
+    local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+    return jax.jit(local, donate_argnums=0, in_shardings=(by_run, by_step, by_step, by_step), out_shardings=(by_run, by_step))
+
+
+def step_body(
+    graphdef: nnx.GraphDef,
+    clip_norm: float,
+    optimizer_name: DenseOptimizer,
+    compute: ComputeType,
+    *,
+    remat: bool,
+    axes: tuple[str, ...],
+) -> TrainStep:
+    """Return what a device does in a step: forward, backward and both updates, before any compilation.
+
+    `axes` are the mesh axes that share one run's parts and table rows; none where a device has runs of its own.
+    """
     optimizer = dense_optimizer(optimizer_name, clip_norm=clip_norm)
 
-    def on_device(state: TrainState, batch: Batch, hyper: Float[Array, "4"]) -> tuple[TrainState, StepMetrics]:
+    def one_step(state: TrainState, batch: Batch, hyper: Float[Array, "4"]) -> tuple[TrainState, StepMetrics]:
         rate, table_rate, decay, purchase_weight = hyper
         task_weights = jnp.ones(batch.labels.shape[-1]).at[1:].set(purchase_weight)
         # Rows of the table are spread over the devices: each reads and writes its own, out of range are those of others.
-        unique_rows = batch.unique_rows - jax.lax.axis_index(AXES) * state.table.shape[0]
+        unique_rows = batch.unique_rows - jax.lax.axis_index(axes) * state.table.shape[0]
         own_rows = read_rows(state.table, unique_rows)
-        rows, decompose = jax.vjp(lambda stored: compose(stored, batch.row_parts), jax.lax.psum(own_rows, AXES))
-        weight = jax.lax.psum(jnp.sum(batch.weights * task_weights), AXES)
+        rows, decompose = jax.vjp(lambda stored: compose(stored, batch.row_parts), jax.lax.psum(own_rows, axes))
+        weight = jax.lax.psum(jnp.sum(batch.weights * task_weights), axes)
         scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
 
         def loss_fn(dense: Any, rows: Float[Array, "U E"], rest: Any, part: Batch) -> tuple[Array, tuple[RankingLoss, Any]]:
@@ -117,9 +175,9 @@ def make_train_step(
             (total, rest), _ = add_part((nothing, state.rest), jax.tree.map(lambda x: x[0], parts))
         else:
             (total, rest), _ = jax.lax.scan(add_part, (nothing, state.rest), parts)
-        mean, loss_sum, weight_sum, dense_grads, row_grads = jax.lax.psum(total, AXES)
+        mean, loss_sum, weight_sum, dense_grads, row_grads = jax.lax.psum(total, axes)
         # What a model measures as it goes, each device has measured on its own parts; counts have moved alike on all.
-        rest = jax.tree.map(lambda x: jax.lax.pmean(x, AXES) if jnp.issubdtype(x.dtype, jnp.floating) else x, rest)
+        rest = jax.tree.map(lambda x: jax.lax.pmean(x, axes) if jnp.issubdtype(x.dtype, jnp.floating) else x, rest)
         model = nnx.merge(graphdef, nnx.State(state.dense), nnx.State(rest))
         if hasattr(model, "end_step"):  # what moves once a step, however many parts and devices it had
             model.end_step()
@@ -140,11 +198,7 @@ def make_train_step(
         metrics = StepMetrics(loss=mean, task_log_loss=means, grad_norm=optax.tree.norm(dense_grads))
         return TrainState(state.step + 1, dense, rest, moments, table, table_moments), metrics
 
-    states, batches, everywhere = layout(mesh), sharding(mesh, "batch"), sharding(mesh)
-    parts = Batch._make(everywhere if name in BY_ROW else batches for name in Batch._fields)
-    specs = jax.tree.map(lambda s: s.spec, ((states, parts, everywhere), (states, everywhere)))
-    local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
-    return jax.jit(local, donate_argnums=0, in_shardings=(states, parts, everywhere), out_shardings=(states, everywhere))
+    return one_step
 
 
 def _narrow(x: Array) -> Array:

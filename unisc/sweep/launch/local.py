@@ -1,4 +1,4 @@
-"""The local pool: as many workers as processors, each pinned to its own, and the time left on screen."""
+"""The local pool: workers pinned to processors of their own, as many as pay, and the time left on screen."""
 
 import dataclasses
 import os
@@ -18,6 +18,7 @@ from unisc.cpu import keep_memory
 from unisc.errors import InputError
 from unisc.files import make_folder
 from unisc.sweep import worker as work
+from unisc.sweep.placement import place
 from unisc.sweep.plan import DEFAULT_PREFIXES, Run, run_folder, write_plan
 from unisc.sweep.progress import Display
 from unisc.sweep.record import read_records, read_status, write_status
@@ -47,16 +48,16 @@ def run_sweep(
     """Execute what is not yet done of `runs` in a pool of local workers and return the records of all that are, in order.
 
     Killed and called again it continues and repeats nothing; runs that failed get their attempts anew. A run whose process
-    dies or raises is tried `max_attempts` times and then left out (`Monitor.failures` tells which and why). `workers` is
-    the number of processors by default; `runtime.work_dir` is replaced by each run's own folder. With `max_hours`, no run
-    starts that is predicted to end later than that after this call.
+    dies or raises is tried `max_attempts` times and then left out (`Monitor.failures` tells which and why). `workers` are as
+    many as `unisc.sweep.placement` has it by default; `runtime.work_dir` is replaced by each run's own folder. With
+    `max_hours`, no run starts that is predicted to end later than that after this call.
 
     Raises:
       InputError: no runs, an unusable folder, a directory of another version, a full disk, or a run that raised InputError.
       RuntimeError: workers keep dying by themselves, or runs failed and not one succeeded.
     """
     if workers is not None and workers < 1:
-        raise InputError(f"workers: {workers} is fewer than 1; leave it out for one a processor")
+        raise InputError(f"workers: {workers} is fewer than 1; leave it out for as many as are best here")
     if max_hours is not None and not max_hours > 0:
         raise InputError(f"max_hours: {max_hours} is not more than 0; leave it out for no limit")
     sweep_dir = Path(sweep_dir).absolute()
@@ -65,7 +66,9 @@ def run_sweep(
     monitor = Monitor(sweep_dir, planned)
     _forgive(sweep_dir, planned)
     before = monitor.look()
-    num_workers = min(workers or len(_processors()), max(before.total - before.done, 1))
+    num_runs = before.total - before.done
+    placed = place(num_runs, num_processors=len(_processors()), threads=runtime.num_threads)
+    num_workers = min(workers or placed.workers, max(num_runs, 1))
     settings = work.Settings(
         sweep_dir=str(sweep_dir),
         runtime=runtime,
