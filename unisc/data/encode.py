@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int32
 
 from unisc.data.chunk import Chunk, Ids, Values
 from unisc.data.features import FeatureSpec, Field, Group, Level, NumericField, Table
-from unisc.data.schema import KINDS, SAMPLES
+from unisc.data.schema import KINDS, NUMBER, SAMPLES
 from unisc.errors import InputError
 
 ENCODING_VERSION = 3
@@ -30,6 +30,7 @@ NUM_AGE_BUCKETS = 25
 TOUCH_DECAY_SECS = 86_400.0
 SCENE_ROUNDING = 16
 MAX_STEPS_BELOW = 8
+_NUMBERS = pa.list_(pa.float32())
 
 
 class Catalog:
@@ -86,13 +87,14 @@ def _read_by_id(directory: Path, key: str) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """What no single chunk shows: which columns hold anything, and how large the codes in them get."""
+    """What no single chunk shows: which columns hold anything, how large the codes in them get, which numbers there are."""
 
     has_position: bool
     has_price: bool
     max_scene: int
     max_shop: int
     price_edges: np.ndarray
+    numbers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ class Encoder:
         }
         if layout.has_position:
             numeric["reciprocal_position"] = lambda c: _reciprocal(c.flat("position").astype(np.int64) + 1)
+        numeric |= {name.removeprefix(NUMBER): (lambda c, name=name: c.flat(name)) for name in layout.numbers}
         for name, compute in numeric.items():
             self._features.append(_Feature(NumericField(name=name, group="item", level="candidate"), compute))
 
@@ -237,12 +240,16 @@ class Encoder:
         return out
 
 
-def check_columns(schema: pa.Schema, file: Path) -> None:
-    """Check a samples file's columns against the declared ones.
+def check_columns(schema: pa.Schema, file: Path) -> tuple[str, ...]:
+    """Check a samples file's columns against the declared ones; return the names of its further numbers.
 
     Raises:
       InputError: a column is missing or has another type.
     """
+    numbers = tuple(sorted(name for name in schema.names if name.startswith(NUMBER)))
+    for name in numbers:
+        if not schema.field(name).type.equals(_NUMBERS):
+            raise InputError(f"{file}: column {name} is {schema.field(name).type}, not {_NUMBERS}; make the samples again")
     for field in SAMPLES:
         index = schema.get_field_index(field.name)
         if index < 0:
@@ -250,6 +257,7 @@ def check_columns(schema: pa.Schema, file: Path) -> None:
         if not schema.field(index).type.equals(field.type):
             found = schema.field(index).type
             raise InputError(f"{file}: column {field.name} is {found}, not {field.type}; make the samples again")
+    return numbers
 
 
 def _at(column: np.ndarray, ids: Ids) -> Ids:
