@@ -18,12 +18,12 @@ from flax import nnx
 
 from unisc.config import Runtime
 from unisc.data import manifest
-from unisc.data.columns import load
+from unisc.data.columns import Columns, load
 from unisc.errors import InputError
 from unisc.models import zoo
 from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
-from unisc.train.loop import TrainConfig
+from unisc.train.loop import TrainConfig, TrainResult
 
 VERSION = 1
 """Raised by hand whenever the same configuration would give other numbers."""
@@ -77,24 +77,37 @@ def default(samples: Path, *, model: str = "hhsft", size: str = "m", seed: int =
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train one ranker on the samples in `runtime.data_dir` and score it on the test day; return metrics, counts, timing."""
     began = time.perf_counter()
-    samples = Path(runtime.data_dir)
-    found = manifest.read(samples, kind="samples")["fingerprint"]
-    if found != config.data.samples:
-        raise InputError(f"{samples}: samples {found}, but this run is of {config.data.samples}; give those samples")
-    train_columns = load(samples, "train", history_len=config.data.history_len, fraction=config.data.fraction)
-    test_columns = load(samples, "test", history_len=config.data.history_len)
+    train_columns, test_columns = read(config.data, Path(runtime.data_dir))
+    trained = fit(config, train_columns, runtime)
 
+    # The evaluation: requests of the test day, as shown and in full.
+    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
+    result.save(Path(runtime.work_dir) / "eval.npz")
+    return record(config, trained, result.metrics, began=began)
+
+
+def read(data: DataConfig, samples: Path) -> tuple[Columns, Columns]:
+    """Map the train and the test split. Raises InputError for other samples than the configuration's."""
+    found = manifest.read(samples, kind="samples")["fingerprint"]
+    if found != data.samples:
+        raise InputError(f"{samples}: samples {found}, but this run is of {data.samples}; give those samples")
+    train = load(samples, "train", history_len=data.history_len, fraction=data.fraction)
+    return train, load(samples, "test", history_len=data.history_len)
+
+
+def fit(config: Config, columns: Columns, runtime: Runtime) -> TrainResult:
+    """Train the configured ranker on all of `columns`."""
     # The model, each task's logit starting at the log odds of its base rate.
-    rates = np.clip(train_columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
+    rates = np.clip(columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
     bias = tuple(float(b) for b in np.log(rates / (1 - rates)))
     ranker = zoo.ranker_of(config.model)
-    model = zoo.build(config.model, train_columns.spec, rngs=nnx.Rngs(config.train.seed), bias_init=bias)
+    model = zoo.build(config.model, columns.spec, rngs=nnx.Rngs(config.train.seed), bias_init=bias)
 
     # The objective: binary cross-entropy of click and purchase, over passes of the samples.
-    flops = ranker.flops_per_example(config.model, train_columns.spec)
-    trained = loop.train(
+    flops = ranker.flops_per_example(config.model, columns.spec)
+    return loop.train(
         model,
-        train_columns,
+        columns,
         config.train,
         embed_dim=config.model.embed_dim,
         runtime=loop.Runtime(
@@ -107,14 +120,13 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
         ),
     )
 
-    # The evaluation: requests of the test day, as shown and in full.
-    result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
-    result.save(Path(runtime.work_dir) / "eval.npz")
 
-    params = ranker.num_params(config.model, trained.row_map.spec)
-    counts = trained.counts
+def record(config: Config, trained: TrainResult, metrics: Mapping[str, float], *, began: float) -> dict[str, Any]:
+    """Return what a run leaves: its metrics, counts of parameters and of what it consumed, and seconds since `began`."""
+    ranker, spec, counts = zoo.ranker_of(config.model), trained.row_map.spec, trained.counts
+    params, flops = ranker.num_params(config.model, spec), ranker.flops_per_example(config.model, spec)
     return {
-        "metrics": {**result.metrics, "train/loss": trained.loss},
+        "metrics": {**metrics, "train/loss": trained.loss},
         "counts": {
             "num_params_dense": params.dense,
             "num_params_embedding": params.embedding,

@@ -1,0 +1,126 @@
+"""The next item of a session, or the held-out items of a user, out of the whole catalogue: a funnel's second stage.
+
+Question:  does a ranker order the candidates of item-to-item retrieval better than retrieval does itself, and is the funnel
+           better than rules over all items (popularity, or what followed the last item)?
+Command:   `python -m data_gen.public convert sessions_retailrocket FOLDER --out LISTS`,
+           `python -m data_gen.public retrieve LISTS --out SAMPLES`, then
+           `unisc train experiments/next_item.py --samples SAMPLES --model hstu --size s --out DIR`.
+Cost:      a minute for the samples, then one to two minutes of one core a ranker of size s.
+Expected:  a good deal above both rules, since retrieval already is; above retrieval's own order by what the ranker learns of
+           single items and of repeats in a session. Metrics are bounded by retrieval's ceiling: what it missed is a miss.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Int
+
+from experiments import rankers
+from experiments.rankers import Config
+from unisc import metrics
+from unisc.config import Runtime
+from unisc.data.columns import Columns
+from unisc.errors import InputError
+from unisc.train.evaluate import CLICK, score
+
+VERSION = 1
+"""Raised by hand whenever the same configuration would give other numbers."""
+
+TOP = 20
+METRICS = tuple(f"eval/{name}@{TOP}" for name in ("recall", "ndcg", "mrr"))
+"""The metrics a comparison shows; with one target a request, recall is what session papers call P@20 or HR@20."""
+
+
+def default(samples: Path, *, model: str = "hhsft", size: str = "s", seed: int = 0) -> Config:
+    """Return the configuration of a ranker by name and size on samples that `retrieve` made."""
+    config = rankers.default(samples, model=model, size=size, seed=seed)
+    list_len = LIST_LEN if model in rankers.LISTWISE else 0
+    return dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, purchase_weight=0.0, list_len=list_len),
+        evaluate=dataclasses.replace(config.evaluate, list_len=list_len, num_full_requests=0),
+    )
+
+
+LIST_LEN = 25
+"""Lists are cut here: as long as retrieval's train lists are by default, and a quarter of a test list."""
+
+
+def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
+    """Train one ranker on the samples in `runtime.data_dir` and rank all candidates of the test requests."""
+    began = time.perf_counter()
+    samples = Path(runtime.data_dir)
+    num_targets = read_targets(samples)
+    train_columns, test_columns = rankers.read(config.data, samples)
+    trained = rankers.fit(config, train_columns, runtime)
+
+    # The evaluation. A list that holds no target is a miss in whatever order, so it need not be scored.
+    lists = Lists.of(test_columns, num_targets)
+    decided = dataclasses.replace(test_columns, exposed=lists.holds_target[lists.group])
+    logits = score(trained.model, trained.state, decided, config.evaluate, row_map=trained.row_map).exposed
+    found = lists.metrics(np.nan_to_num(logits, nan=0.0))
+    by_retrieval = lists.metrics(-lists.slot.astype(np.float64))
+    np.savez_compressed(Path(runtime.work_dir) / "eval.npz", allow_pickle=False, **found)
+    means = {f"eval/{name}@{TOP}": float(each.mean()) for name, each in found.items()}
+    means |= {f"eval/retrieval/{name}@{TOP}": float(each.mean()) for name, each in by_retrieval.items()}
+    means["eval/retrieval/ceiling"] = lists.ceiling
+    return rankers.record(config, trained, means, began=began)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lists:
+    """Retrieval's test lists: each candidate's request, slot from 0 and label, and how many targets each request had."""
+
+    group: Int[np.ndarray, " N"]
+    slot: Int[np.ndarray, " N"]
+    target: Bool[np.ndarray, " N"]
+    num_targets: Int[np.ndarray, " Q"]
+
+    @classmethod
+    def of(cls, columns: Columns, num_targets: Mapping[int, int]) -> "Lists":
+        """Take the lists of a test split. Raises InputError for a request whose targets are not known."""
+        lengths = np.diff(columns.candidate_offsets)
+        if missing := [int(i) for i in columns.request_id if int(i) not in num_targets]:
+            raise InputError(f"targets: request {missing[0]} is not among them; make the samples again")
+        return cls(
+            group=np.repeat(np.arange(columns.num_requests), lengths),
+            slot=np.arange(len(columns.item_id)) - np.repeat(columns.candidate_offsets[:-1], lengths),
+            target=columns.labels[:, CLICK] > 0,
+            num_targets=np.array([num_targets[int(i)] for i in columns.request_id]),
+        )
+
+    @property
+    def holds_target(self) -> Bool[np.ndarray, " Q"]:
+        """Which lists hold a target."""
+        return np.bincount(self.group, weights=self.target, minlength=len(self.num_targets)) > 0
+
+    @property
+    def ceiling(self) -> float:
+        """Mean share of a request's targets that are in its list: the recall of the best order at any cut."""
+        return float(np.mean(np.bincount(self.group[self.target], minlength=len(self.num_targets)) / self.num_targets))
+
+    def metrics(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each request's metrics (see `metrics.found_at`) when its candidates are ranked by these scores."""
+        offsets = np.searchsorted(self.group, np.arange(len(self.num_targets) + 1))
+        rank = metrics.ranks(self.target.astype(np.float64), scores, offsets)
+        return metrics.found_at(TOP, rank[self.target], self.group[self.target], self.num_targets)
+
+
+def read_targets(samples: Path) -> dict[int, int]:
+    """Return how many targets each test request had, found or not.
+
+    Raises:
+      InputError: samples without that table: they were not made by retrieval.
+    """
+    file = samples / "targets" / "part-00000.parquet"
+    if not file.is_file():
+        raise InputError(f"{samples}: has no targets; give samples that `python -m data_gen.public retrieve` made")
+    table = pq.read_table(file)
+    return dict(zip(table["request_id"].to_pylist(), pc.list_value_length(table["item_ids"]).to_pylist(), strict=True))
