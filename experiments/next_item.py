@@ -26,6 +26,7 @@ from experiments import rankers
 from experiments.rankers import Config
 from unisc import metrics
 from unisc.config import Runtime
+from unisc.data import manifest
 from unisc.data.columns import Columns
 from unisc.errors import InputError
 from unisc.train.evaluate import CLICK, score
@@ -36,21 +37,26 @@ VERSION = 1
 TOP = 20
 METRICS = tuple(f"eval/{name}@{TOP}" for name in ("recall", "ndcg", "mrr"))
 """The metrics a comparison shows; with one target a request, recall is what session papers call P@20 or HR@20."""
+FLOORS = ("popularity", "followers", "retrieval")
+"""What the same requests give without a model: two rules over all items, and the order in which retrieval proposes."""
+LIST_LEN = 20
+"""Lists are cut here: as long as retrieval's train lists are by default, and a fifth of a test list."""
 
 
 def default(samples: Path, *, model: str = "hhsft", size: str = "s", seed: int = 0) -> Config:
-    """Return the configuration of a ranker by name and size on samples that `retrieve` made."""
+    """Return the configuration of a ranker by name and size on samples that `retrieve` made.
+
+    Where an architecture allows it, the context of a list is computed once for all its candidates: there are many.
+    """
     config = rankers.default(samples, model=model, size=size, seed=seed)
     list_len = LIST_LEN if model in rankers.LISTWISE else 0
+    shared = {"context": "shared"} if hasattr(config.model, "context") else {}
     return dataclasses.replace(
         config,
+        model=dataclasses.replace(config.model, **shared),
         train=dataclasses.replace(config.train, purchase_weight=0.0, list_len=list_len),
         evaluate=dataclasses.replace(config.evaluate, list_len=list_len, num_full_requests=0),
     )
-
-
-LIST_LEN = 25
-"""Lists are cut here: as long as retrieval's train lists are by default, and a quarter of a test list."""
 
 
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
@@ -71,6 +77,8 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     means = {f"eval/{name}@{TOP}": float(each.mean()) for name, each in found.items()}
     means |= {f"eval/retrieval/{name}@{TOP}": float(each.mean()) for name, each in by_retrieval.items()}
     means["eval/retrieval/ceiling"] = lists.ceiling
+    for rule, reached in manifest.read(samples, kind="samples")["quality"]["floors"].items():
+        means |= {f"eval/{rule}/{name}": value for name, value in reached.items()}
     return rankers.record(config, trained, means, began=began)
 
 

@@ -31,6 +31,9 @@ VERSION = 1
 EMBED_DIM = 16
 LISTWISE = ("din", "hiformer", "hhsft", "hstu", "onetrans", "transformer")
 """Rankers that have, or can have, work done once a list; their batches say where each list stands."""
+METRICS = ("eval/exposed/auc_roc", "eval/exposed/gauc", "eval/exposed/mrr", "eval/exposed/log_loss_calibrated")
+"""The metrics a comparison shows."""
+FLOORS = ()
 LIST_LEN = 16
 """Lists are cut here: empty slots cost, and so does a context met twice."""
 

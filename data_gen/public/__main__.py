@@ -1,4 +1,4 @@
-"""Public logs: `python -m data_gen.public list`, then `convert NAME FOLDER --out DIR`, and `dataset` or `retrieve DIR --out DIR2`."""
+"""Public logs: `python -m data_gen.public list`, `convert NAME FOLDER --out DIR`, then `dataset` or `retrieve DIR --out DIR2`."""
 
 import textwrap
 from pathlib import Path
@@ -71,7 +71,7 @@ def retrieve_command(
     out: Path,
     candidates: int = 100,
     train_requests: int = 30_000,
-    train_candidates: int = 25,
+    train_candidates: int = 20,
     test_requests: int = 0,
     seed: int = 0,
 ) -> None:
@@ -96,8 +96,11 @@ def retrieve_command(
     made = retrieve(converted, out, config)
     print(f"{out}: samples of {made['config']['made_from']['source']}, fingerprint {made['fingerprint']}")
     print("  requests     " + ", ".join(f"{name} {count:,}" for name, count in made["counts"].items()))
-    for name, share in made["quality"].items():
-        print(f"  {name}: {share:.4f}")
+    for split in ("train", "test"):
+        name = f"{split} targets retrieved"
+        print(f"  {name}: {made['quality'][name]:.4f}")
+    for rule, found in made["quality"]["floors"].items():
+        print(f"  floor, {rule:12} " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
 
 
 def _print(out: Path, made: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ from data_gen.public import histories, listed
 from data_gen.public.dataset import read_manifest
 from data_gen.public.histories import Requests
 from data_gen.public.item_to_item import ItemToItem, Lists, Proposed
+from data_gen.public.next_floors import floors
 from unisc.data import manifest
 from unisc.data.schema import ITEMS, NUMBER, QUERIES, SAMPLES, USERS
 from unisc.errors import InputError
@@ -64,7 +65,7 @@ class RetrieveConfig:
 
     candidates: int = 100
     train_requests: int = 30_000
-    train_candidates: int = 25
+    train_candidates: int = 20
     test_requests: int = 0
     seed: int = 0
 
@@ -84,7 +85,8 @@ class RetrieveConfig:
 def retrieve(converted: Path, out: Path, config: RetrieveConfig) -> dict[str, Any]:
     """Write samples of a directory of sequences or interactions that `convert` made; return their manifest.
 
-    Its `quality` gives the share of the targets that retrieval found, of the train requests drawn and of the test requests.
+    Its `quality` gives the share of the targets that retrieval found, of the train requests drawn and of the test requests, and
+    the `floors` of `next_floors` on the latter.
 
     Raises:
       InputError: as `histories.read`; an output folder that holds something or cannot be written; no target of a train request
@@ -97,7 +99,8 @@ def retrieve(converted: Path, out: Path, config: RetrieveConfig) -> dict[str, An
         train = found.draw(config.train_requests, rng)
         test = found.test.take(np.sort(rng.permutation(len(found.test))[: config.test_requests or None]))
         rule = ItemToItem(found.train, num_items=num_items, ordered=found.ordered)
-        counts, quality = {}, {}
+        counts: dict[str, int] = {}
+        quality: dict[str, Any] = {"floors": floors(found, test, num_items=num_items)}
         for split, requests, of in (("test", test, None), ("train", train, rng)):
             # Ids of train requests follow those of the test requests, which are places in `test`.
             rows, ceiling = _lists(rule, requests, config, of, first_id=0 if split == "test" else len(test))
