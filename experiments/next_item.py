@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
 from experiments import rankers
 from experiments.rankers import Config
 from unisc import metrics
-from unisc.config import Runtime
+from unisc.config import Runtime, override
 from unisc.data import manifest
 from unisc.data.columns import Columns
 from unisc.errors import InputError
@@ -50,13 +49,11 @@ def default(samples: Path, *, model: str = "hhsft", size: str = "s", seed: int =
     """
     config = rankers.default(samples, model=model, size=size, seed=seed)
     list_len = LIST_LEN if model in rankers.LISTWISE else 0
-    shared = {"context": "shared"} if hasattr(config.model, "context") else {}
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, **shared),
-        train=dataclasses.replace(config.train, purchase_weight=0.0, list_len=list_len),
-        evaluate=dataclasses.replace(config.evaluate, list_len=list_len, num_full_requests=0),
-    )
+    changes: dict[str, Any] = {"train.purchase_weight": 0.0, "train.list_len": list_len}
+    changes |= {"evaluate.list_len": list_len, "evaluate.num_full_requests": 0}
+    if hasattr(config.model, "context"):
+        changes["model.context"] = "shared"
+    return override(config, changes)
 
 
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
@@ -131,4 +128,4 @@ def read_targets(samples: Path) -> dict[int, int]:
     if not file.is_file():
         raise InputError(f"{samples}: has no targets; give samples that `python -m data_gen.public retrieve` made")
     table = pq.read_table(file)
-    return dict(zip(table["request_id"].to_pylist(), pc.list_value_length(table["item_ids"]).to_pylist(), strict=True))
+    return {row["request_id"]: len(row["item_ids"]) for row in table.to_pylist()}

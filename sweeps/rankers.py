@@ -1,8 +1,8 @@
 """The ranker zoo as a sweep: every architecture at some sizes and seeds on one set of samples, and a table of how they did.
 
-`python -m sweeps.rankers SAMPLES --out DIR --sizes s --seeds 0 1 2`; killed and typed again it continues. Samples that retrieval
-made are for `--experiment next_item`. The table gives the mean over seeds with its 90 % t interval; it compares architectures
-at one rate each, so a difference is one of these settings.
+`python -m sweeps.rankers SAMPLES --out DIR --sizes s --seeds 0 1 2`; killed and typed again it continues. Samples made by
+retrieval are for `--experiment next_item`. The table gives the mean over seeds with its 90 % t interval; it compares
+architectures at one rate each, so a difference is one of these settings.
 """
 
 import argparse

@@ -167,8 +167,9 @@ def found_at(
 ) -> dict[str, PerGroup]:
     """Metrics of the k highest of a whole catalogue, from the targets that were found: their ranks from 1, and their groups.
 
-    Group g had `num_targets[g]` targets, each a gain of 1 and each a miss if it is not among those found. Returns for each group
-    `recall` (share of its targets in the top k), `hr` (1 if any), `mrr` (reciprocal rank of the first, 0 beyond k) and `ndcg`.
+    Group g had `num_targets[g]` targets, each a gain of 1 and each a miss if it is not among those found. Returns for each
+    group `recall` (share of its targets in the top k), `hr` (1 if any is), `mrr` (reciprocal rank of the first, 0 beyond k)
+    and `ndcg`.
 
     Raises:
       InputError: a group without targets, or with more found than it had.
