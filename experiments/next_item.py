@@ -38,8 +38,8 @@ METRICS = tuple(f"eval/{name}@{TOP}" for name in ("recall", "ndcg", "mrr"))
 """The metrics a comparison shows; with one target a request, recall is what session papers call P@20 or HR@20."""
 FLOORS = ("popularity", "followers", "retrieval")
 """What the same requests give without a model: two rules over all items, and the order in which retrieval proposes."""
-LIST_LEN = 20
-"""Lists are cut here: as long as retrieval's train lists are by default, and a fifth of a test list."""
+LIST_LEN, TEST_LIST_LEN = 20, 100
+"""Where lists of the train and the test split are cut: as long as `retrieve` makes them by default, so not at all."""
 
 
 def default(samples: Path, *, model: str = "hhsft", size: str = "s", seed: int = 0) -> Config:
@@ -48,9 +48,9 @@ def default(samples: Path, *, model: str = "hhsft", size: str = "s", seed: int =
     Where an architecture allows it, the context of a list is computed once for all its candidates: there are many.
     """
     config = rankers.default(samples, model=model, size=size, seed=seed)
-    list_len = LIST_LEN if model in rankers.LISTWISE else 0
-    changes: dict[str, Any] = {"train.purchase_weight": 0.0, "train.list_len": list_len}
-    changes |= {"evaluate.list_len": list_len, "evaluate.num_full_requests": 0}
+    lengths = (LIST_LEN, TEST_LIST_LEN) if model in rankers.LISTWISE else (0, 0)
+    changes: dict[str, Any] = {"train.purchase_weight": 0.0, "train.list_len": lengths[0]}
+    changes |= {"evaluate.list_len": lengths[1], "evaluate.num_full_requests": 0}
     if hasattr(config.model, "context"):
         changes["model.context"] = "shared"
     return override(config, changes)

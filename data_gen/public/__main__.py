@@ -1,4 +1,4 @@
-"""Public logs: `python -m data_gen.public list`, `convert NAME FOLDER --out DIR`, then `dataset` or `retrieve DIR --out DIR`."""
+"""Public logs: `python -m data_gen.public list`, `convert NAME FOLDER --out DIR`, then `dataset` or `retrieve DIR --out D`."""
 
 import textwrap
 from pathlib import Path

@@ -177,7 +177,7 @@ def _rows(
     request_id: np.ndarray,
 ) -> pa.Table:
     """Return the rows of SAMPLES, and NUMBERS, of the requests that keep a candidate."""
-    asked, some = requests.asked, kept.any(axis=1)
+    asked, some = requests.asked, np.asarray(kept.any(axis=1))
     shape = (len(asked), rule.num_items)
     touches, age = np.zeros(shape, np.int64), np.full(shape, -1)
     steps = asked.steps_back + 1 if rule.ordered else np.ones_like(asked.items)
