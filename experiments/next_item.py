@@ -60,12 +60,12 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train one ranker on the samples in `runtime.data_dir` and rank all candidates of the test requests."""
     began = time.perf_counter()
     samples = Path(runtime.data_dir)
-    num_targets = read_targets(samples)
+    targets = read_targets(samples)
     train_columns, test_columns = rankers.read(config.data, samples)
     trained = rankers.fit(config, train_columns, runtime)
 
     # The evaluation. A list that holds no target is a miss in whatever order, so it need not be scored.
-    lists = Lists.of(test_columns, num_targets)
+    lists = Lists.of(test_columns, targets)
     decided = dataclasses.replace(test_columns, exposed=lists.holds_target[lists.group])
     logits = score(trained.model, trained.state, decided, config.evaluate, row_map=trained.row_map).exposed
     found = lists.metrics(np.nan_to_num(logits, nan=0.0))
@@ -81,29 +81,35 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lists:
-    """Retrieval's test lists: each candidate's request, slot from 0 and label, and how many targets each request had."""
+    """Retrieval's lists: each candidate's request, slot from 0 and label, and how many targets each of all requests had."""
 
+    offsets: Int[np.ndarray, " Q1"]
     group: Int[np.ndarray, " N"]
     slot: Int[np.ndarray, " N"]
     target: Bool[np.ndarray, " N"]
-    num_targets: Int[np.ndarray, " Q"]
+    num_targets: Int[np.ndarray, " G"]
 
     @classmethod
-    def of(cls, columns: Columns, num_targets: Mapping[int, int]) -> "Lists":
-        """Take the lists of a test split. Raises InputError for a request whose targets are not known."""
-        lengths = np.diff(columns.candidate_offsets)
-        if missing := [int(i) for i in columns.request_id if int(i) not in num_targets]:
+    def of(cls, columns: Columns, targets: Mapping[int, int]) -> "Lists":
+        """Take the lists of a test split; a request without a list missed its targets.
+
+        Raises:
+          InputError: a list whose targets are not known.
+        """
+        if missing := sorted(set(columns.request_id.tolist()) - targets.keys()):
             raise InputError(f"targets: request {missing[0]} is not among them; make the samples again")
+        known, lengths = np.array(sorted(targets)), np.diff(columns.candidate_offsets)
         return cls(
-            group=np.repeat(np.arange(columns.num_requests), lengths),
+            offsets=columns.candidate_offsets,
+            group=np.repeat(np.searchsorted(known, columns.request_id), lengths),
             slot=np.arange(len(columns.item_id)) - np.repeat(columns.candidate_offsets[:-1], lengths),
             target=columns.labels[:, CLICK] > 0,
-            num_targets=np.array([num_targets[int(i)] for i in columns.request_id]),
+            num_targets=np.array([targets[i] for i in known.tolist()]),
         )
 
     @property
-    def holds_target(self) -> Bool[np.ndarray, " Q"]:
-        """Which lists hold a target."""
+    def holds_target(self) -> Bool[np.ndarray, " G"]:
+        """Which requests have a target in their list."""
         return np.bincount(self.group, weights=self.target, minlength=len(self.num_targets)) > 0
 
     @property
@@ -113,8 +119,7 @@ class Lists:
 
     def metrics(self, scores: np.ndarray) -> dict[str, np.ndarray]:
         """Return each request's metrics (see `metrics.found_at`) when its candidates are ranked by these scores."""
-        offsets = np.searchsorted(self.group, np.arange(len(self.num_targets) + 1))
-        rank = metrics.ranks(self.target.astype(np.float64), scores, offsets)
+        rank = metrics.ranks(self.target.astype(np.float64), scores, self.offsets)
         return metrics.found_at(TOP, rank[self.target], self.group[self.target], self.num_targets)
 
 

@@ -141,11 +141,13 @@ def _lists(
         places = np.arange(start, min(start + REQUESTS_AT_ONCE, len(requests)))
         some = requests.take(places)
         proposed = rule.propose(some.asked, some.own, config.candidates, repeats=rule.ordered)
-        target = _marked(some.targets, rule.num_items, proposed.items)
+        # In a catalogue of few items, a list without repeats ends in items of the history: these are no candidates.
+        kept = np.ones(proposed.items.shape, bool) if rule.ordered else ~_marked(some.asked, rule.num_items, proposed.items)
+        target = _marked(some.targets, rule.num_items, proposed.items) & kept
         found += int(target.sum())
-        kept, chance = np.ones_like(target), np.ones(target.shape)
+        chance = np.ones(target.shape)
         if rng is not None:
-            kept, chance = _drawn(target, config.train_candidates, rng)
+            kept, chance = _drawn(target, kept, config.train_candidates, rng)
         tables.append(_rows(rule, some, proposed, target, kept, chance, first_id + places))
     return pa.concat_tables(tables), found / len(requests.targets.items)
 
@@ -157,13 +159,13 @@ def _marked(lists: Lists, num_items: int, items: np.ndarray) -> np.ndarray:
     return np.take_along_axis(marks, items, 1)
 
 
-def _drawn(target: np.ndarray, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(target: np.ndarray, candidate: np.ndarray, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Keep the targets of lists that hold one, and a uniform draw of their other candidates up to `num`; with the chances."""
-    keys = np.where(target, -1, rng.random(target.shape))
+    keys = np.where(target, -1, np.where(candidate, rng.random(target.shape), 2))
     place = np.argsort(np.argsort(keys, axis=1), axis=1)
     targets = target.sum(axis=1, keepdims=True)
-    kept = (place < np.maximum(num, targets)) & (targets > 0)
-    chance = np.clip((num - targets) / np.maximum(target.shape[1] - targets, 1), 0, 1)
+    kept = (place < np.maximum(num, targets)) & (targets > 0) & candidate
+    chance = np.clip((num - targets) / np.maximum(candidate.sum(axis=1, keepdims=True) - targets, 1), 0, 1)
     return kept, np.where(target, 1.0, chance)
 
 
