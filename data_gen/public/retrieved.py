@@ -7,7 +7,7 @@ what was to be found, so that metrics can be of the whole catalogue. Train reque
 target are left out, and of the other candidates a uniform draw is kept, its chance as `probability`: ranks, scores and how hard
 a candidate is are then spread as in testing.
 
-What nobody recorded is filled in, and means this:
+What nobody recorded is filled in (`retrieved_rows`), and means this:
 
 - every candidate is `exposed`, since the list is what a ranker is asked to order; nobody was shown it, and a candidate that is
   no target is a sampled negative;
@@ -32,23 +32,19 @@ from data_gen.blocks import new_directory
 from data_gen.public import histories, listed
 from data_gen.public.dataset import read_manifest
 from data_gen.public.histories import Requests
-from data_gen.public.item_to_item import ItemToItem, Lists, Proposed
+from data_gen.public.item_to_item import ItemToItem, Lists
 from data_gen.public.next_floors import floors
+from data_gen.public.retrieved_rows import DOMAIN, rows
 from unisc.data import manifest
-from unisc.data.schema import ITEMS, NUMBER, QUERIES, SAMPLES, USERS
+from unisc.data.schema import ITEMS, QUERIES, USERS
 from unisc.errors import InputError
 
-DOMAIN = "next"
-HISTORY_LEN = 50
-"""Latest items of a history that a sample keeps; retrieval sees all of them."""
-REQUESTS_AT_ONCE = 128
+REQUESTS_AT_ONCE = 32
 VERSION = 1
 """Raised by hand when the same histories and configuration would give other lists."""
 
 TARGETS = pa.schema([("request_id", pa.int64()), ("item_ids", pa.list_(pa.int32()))])
 """What was to be found for each test request, whether or not it is among the candidates."""
-NUMBERS = tuple(NUMBER + name for name in ("score_over_best", "log_score", "log_count", "reciprocal_rank"))
-ROW = pa.schema([*SAMPLES, *((name, pa.list_(pa.float32())) for name in NUMBERS)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,9 +99,9 @@ def retrieve(converted: Path, out: Path, config: RetrieveConfig) -> dict[str, An
         quality: dict[str, Any] = {"floors": floors(found, test, num_items=num_items)}
         for split, requests, of in (("test", test, None), ("train", train, rng)):
             # Ids of train requests follow those of the test requests, which are places in `test`.
-            rows, ceiling = _lists(rule, requests, config, of, first_id=0 if split == "test" else len(test))
-            _write(aside / split, rows)
-            counts |= {f"{split}_asked": len(requests), f"{split}_requests": len(rows)}
+            made, ceiling = _lists(rule, requests, config, of, first_id=0 if split == "test" else len(test))
+            _write(aside / split, made)
+            counts |= {f"{split}_asked": len(requests), f"{split}_requests": len(made)}
             quality[f"{split} targets retrieved"] = ceiling
         if not counts["train_requests"]:
             raise InputError(f"{converted}: no target of {len(train)} train requests is retrieved; give more candidates")
@@ -129,7 +125,8 @@ def retrieve(converted: Path, out: Path, config: RetrieveConfig) -> dict[str, An
 
 def _write(directory: Path, table: pa.Table) -> None:
     directory.mkdir()
-    pq.write_table(table, directory / "part-00000.parquet", compression="zstd", row_group_size=4096)
+    # One chunk a column: where a chunk ends would otherwise show in the file.
+    pq.write_table(table.combine_chunks(), directory / "part-00000.parquet", compression="zstd", row_group_size=4096)
 
 
 def _lists(
@@ -148,7 +145,7 @@ def _lists(
         chance = np.ones(target.shape)
         if rng is not None:
             kept, chance = _drawn(target, kept, config.train_candidates, rng)
-        tables.append(_rows(rule, some, proposed, target, kept, chance, first_id + places))
+        tables.append(rows(rule, some, proposed, target, kept, chance, first_id + places))
     return pa.concat_tables(tables), found / len(requests.targets.items)
 
 
@@ -167,77 +164,3 @@ def _drawn(target: np.ndarray, candidate: np.ndarray, num: int, rng: np.random.G
     kept = (place < np.maximum(num, targets)) & (targets > 0) & candidate
     chance = np.clip((num - targets) / np.maximum(candidate.sum(axis=1, keepdims=True) - targets, 1), 0, 1)
     return kept, np.where(target, 1.0, chance)
-
-
-def _rows(
-    rule: ItemToItem,
-    requests: Requests,
-    proposed: Proposed,
-    target: np.ndarray,
-    kept: np.ndarray,
-    chance: np.ndarray,
-    request_id: np.ndarray,
-) -> pa.Table:
-    """Return the rows of SAMPLES, and NUMBERS, of the requests that keep a candidate."""
-    asked, some = requests.asked, np.asarray(kept.any(axis=1))
-    shape = (len(asked), rule.num_items)
-    touches, age = np.zeros(shape, np.int64), np.full(shape, -1)
-    steps = asked.steps_back + 1 if rule.ordered else np.ones_like(asked.items)
-    np.add.at(touches, (asked.rows, asked.items), 1)
-    age[asked.rows, asked.items] = steps  # of an item met several times the last one counts, which is written last
-    best = proposed.scores.max(axis=1, keepdims=True)
-    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1)[some])])
-
-    def candidates(values: Any) -> pa.Array:
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.broadcast_to(values, kept.shape)[kept]))
-
-    recent = asked.steps_back < HISTORY_LEN
-    latest = np.flatnonzero(recent & some[asked.rows])
-    latest = latest[np.lexsort((asked.steps_back[latest], asked.rows[latest]))]
-    bounds = np.concatenate([[0], np.cumsum(np.minimum(asked.lengths, HISTORY_LEN)[some])])
-
-    def history(values: np.ndarray) -> pa.Array:
-        return pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), pa.array(values[latest]))
-
-    label = target.astype(np.int8)
-    ts = np.broadcast_to(asked.lengths[:, None], kept.shape)
-    columns: dict[str, Any] = {
-        "request_id": request_id[some],
-        "user_id": requests.user[some],
-        "ts": asked.lengths[some],
-        "domain": pa.repeat(DOMAIN, int(some.sum())),
-        "origin": pa.repeat("logged", int(some.sum())),
-        "query_level": np.full(int(some.sum()), -1),
-        "history_item_id": history(asked.items),
-        "history_kind": history(np.zeros_like(asked.items)),
-        "history_domain": history(np.zeros_like(asked.items)),
-        "history_age": history(steps),
-        "item_id": candidates(proposed.items),
-        "exposed": candidates(True),
-        "position": candidates(-1),
-        "rank": candidates(np.arange(kept.shape[1])),
-        "price": candidates(np.nan),
-        "propensity": candidates(np.nan),
-        "probability": candidates(chance),
-        "touches": candidates(np.take_along_axis(touches, proposed.items, 1)),
-        "touch_age": candidates(np.take_along_axis(age, proposed.items, 1)),
-        "click": candidates(label),
-        "click_level": candidates(label),
-        "click_origin": candidates(label - 1),
-        "click_ts": candidates(np.where(target, ts, -1)),
-        "click_weight": candidates(1.0),
-        "purchase": candidates(0),
-        "purchase_level": candidates(0),
-        "purchase_origin": candidates(-1),
-        "purchase_ts": candidates(-1),
-        "purchase_weight": candidates(1.0),
-    }
-    numbers = (
-        np.divide(proposed.scores, best, out=np.zeros_like(proposed.scores), where=best > 0),
-        np.log1p(1000 * proposed.scores) / 4,
-        np.log1p(proposed.counts) / 4,
-        np.broadcast_to(1 / (1 + np.arange(kept.shape[1])), kept.shape),
-    )
-    columns |= dict(zip(NUMBERS, map(candidates, numbers), strict=True))
-    arrays = [columns.get(f.name, pa.nulls(int(some.sum()), f.type)) for f in ROW]
-    return pa.table([pa.array(a).cast(f.type) for a, f in zip(arrays, ROW, strict=True)], schema=ROW)

@@ -12,7 +12,8 @@ from data_gen.public import amazon_cds, histories, sessions
 from data_gen.public.__main__ import main
 from data_gen.public.adapter import convert
 from data_gen.public.next_floors import TOP, floors
-from data_gen.public.retrieved import NUMBERS, RetrieveConfig, retrieve
+from data_gen.public.retrieved import RetrieveConfig, retrieve
+from data_gen.public.retrieved_rows import NUMBERS
 from unisc.data.columns import load
 from unisc.errors import InputError
 
