@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_gen.es3.dataset import write_dataset
+from data_gen.es3.report import report
 from data_gen.public import amazon_cds, histories, sessions
 from data_gen.public.__main__ import main
 from data_gen.public.adapter import convert
@@ -124,8 +125,14 @@ def test_numbers_reach_a_model_as_features(tmp_path):
         expected = list(itertools.chain.from_iterable(row[name] for row in rows))
         np.testing.assert_array_equal(columns.candidate_numeric[:, names.index(name.removeprefix("number_"))], expected)
     assert np.abs(columns.candidate_numeric).max() < 10
+
+
+def test_what_needs_a_build_says_so(tmp_path):
+    retrieve(random_sessions(tmp_path / "s"), tmp_path / "out", SMALL)
     with pytest.raises(InputError, match=r"has number_log_count, .* which blocks have no place for"):
         write_dataset(tmp_path / "out", tmp_path / "blocks")
+    with pytest.raises(InputError, match="retrieved samples, which no build made"):
+        report(tmp_path / "out")
 
 
 def test_the_same_lists_again_and_others_by_another_seed(tmp_path):
