@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sweeps import contexts
-from sweeps.rankers import METRICS, interval
+from experiments.rankers import METRICS
+from sweeps.rankers import interval
 
 
 def record(value):
