@@ -76,8 +76,9 @@ class Candidates:
     def grid(cls, fit: Fit, *, within: float = 3.0, points: int | None = None, cost: Callable[..., np.ndarray] | None = None):
         """Return a grid from the table's smallest sizes to `within` times its largest, `points` values an axis.
 
-        It does not go below the table: a law holds worst for the smallest models. An axis that may be zero, as examples of an
-        origin, keeps zero among its values. `cost` takes the axes and returns FLOPs; 6 x size x examples if left out.
+        It does not go below the table, a law holding worst for the smallest models, and the examples a parameter stay inside
+        `within` times the table's own range. An axis that may be zero, as examples of an origin, keeps zero among its values.
+        `cost` takes the axes and returns FLOPs; 6 x size x examples if left out.
         """
         if not (np.isfinite(within) and within >= 1):
             raise InputError(f"within is {within}; give how many times the table's largest sizes a run may have, at least 1")
@@ -89,7 +90,12 @@ class Candidates:
             positive = axis[axis > 0]
             zero = [0.0] if len(positive) < len(axis) else []
             values.append([*zero, *np.geomspace(positive.min(), positive.max() * within, count)])
-        return cls.of(fit, np.array(list(itertools.product(*values))).T, cost=cost)
+        axes = np.array(list(itertools.product(*values))).T
+        if len(fit.labels) > 1:
+            (size, data), (own, seen) = (fit.law.size_and_data(at) for at in (axes, fit.problem.axes))
+            low, high = (seen / own).min() / within, (seen / own).max() * within
+            axes = axes[:, (data >= size * low * (1 - 1e-9)) & (data <= size * high * (1 + 1e-9))]
+        return cls.of(fit, axes, cost=cost)
 
     @classmethod
     def of(cls, fit: Fit, axes: np.ndarray | Mapping[str, Sequence[float]], *, cost: Cost | None = None, noise=None):

@@ -56,8 +56,9 @@ def robust_widths(fit: Fit, slopes: np.ndarray, level: float) -> np.ndarray:
     a loss with a knee is read off each run's own residual (Powell 1991).
     """
     rows, residual, mass, degrees = _runs(fit)
-    slope, bend = _loss_slopes(fit, residual, _OWN_WINDOW)
-    own = (slope * mass / (1 - np.minimum(variances(rows.T @ rows, rows), 0.95))) ** 2
+    left_out = residual / (1 - np.minimum(variances(rows.T @ rows, rows), 0.95))
+    bend = _loss_slopes(fit, residual, _OWN_WINDOW)[1]
+    own = (_loss_slopes(fit, left_out, _OWN_WINDOW)[0] * mass) ** 2
     outer, lost = _inverse((rows * bend[:, None]).T @ rows, slopes)
     whole, never = _inverse(rows.T @ rows * max(float(bend.mean()), 1e-300), slopes)
     if (lost & ~never).any():  # The runs inside the window are too few to speak for themselves.

@@ -201,7 +201,7 @@ def _notes(fit: Fit, at: np.ndarray, before: np.ndarray, robust: np.ndarray, cho
         if np.isfinite(before[place]) and robust[place] > NOISIER * before[place]:
             notes.append(
                 f"{where}: the runs that this prediction rests on scatter more than the rest, its interval is "
-                f"{robust[place] / before[place]:.1f} times as wide as planned with; give each run's standard error to weigh them"
+                f"{robust[place] / before[place]:.1f} times as wide as planned with; give runs' standard errors to weigh them"
             )
     if chosen.num_runs == max_runs:
         notes.append(f"the plan has all of its {max_runs} runs; more could do better, raise max_runs")
