@@ -40,9 +40,10 @@ class Information:
         noise = float(slope @ slope) / degrees / max(float(bend.mean()) ** 2, 1e-300)
         return cls(slopes.T @ slopes, noise, degrees)
 
-    def with_runs(self, slopes: np.ndarray) -> "Information":
-        """Return the information with further runs, of slopes (m, P) over their relative noise."""
-        return Information(self.matrix + slopes.T @ slopes, self.noise, self.degrees + len(slopes))
+    def with_runs(self, slopes: np.ndarray, times: np.ndarray) -> "Information":
+        """Return the information with more runs, of slopes (m, P) over their relative noise, each made so many times (m,)."""
+        added = (slopes * times[:, None]).T @ slopes
+        return Information(self.matrix + added, self.noise, self.degrees + int(times.sum()))
 
     def widths(self, slopes: np.ndarray, level: float) -> np.ndarray:
         """Return widths (K,) of Student t intervals of what has slopes (K, P); inf where the runs do not identify it."""

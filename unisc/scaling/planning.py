@@ -141,16 +141,15 @@ def plan(
     axes, cost = candidates.axes[:, near], candidates.cost[near]
     slopes = link_slopes(fit, axes) / candidates.noise[near, None]
 
+    def widths_of(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+        return known.with_runs(rows, times).widths(aims, level)
+
     def option(counts: np.ndarray, sizes: np.ndarray, price: np.ndarray, rows: np.ndarray) -> Option:
         used = np.flatnonzero(counts)
-
-        def widths(times: np.ndarray) -> np.ndarray:
-            return known.with_runs(np.repeat(rows[used], times[used], axis=0)).widths(aims, level)
-
-        after, runs = widths(counts), []
+        after, runs = widths_of(rows[used], counts[used]), []
         for run in used:
             row = dict(zip(fit.labels, map(float, sizes[:, run]), strict=True))
-            lost = _ratio(widths(np.where(np.arange(len(counts)) == run, 0, counts)), after)
+            lost = _ratio(widths_of(rows[used], np.where(used == run, 0, counts[used])), after)
             runs.append(PlannedRun(at=row, repeats=int(counts[run]), cost=float(price[run]), without=lost))
         runs.sort(key=lambda run: -run.cost)
         return Option(runs=tuple(runs), cost=float(counts @ price), widths=after, ratio=_ratio(after, before))
@@ -163,8 +162,9 @@ def plan(
         own, price = fit.problem.axes[:, paid], candidates.table_cost[paid]
         rows = link_slopes(fit, own) / fit.problem.scale[paid, None]
         times = np.minimum(budget.flops // np.maximum(price, 1e-300), max_runs).astype(int)
-        tried = [option(np.where(np.arange(len(price)) == run, times, 0), own, price, rows) for run in range(len(price))]
-        others["repeats"] = min(tried, key=lambda o: (int(np.isinf(o.widths).sum()), float(np.log(o.widths + 1e-300).sum())))
+        tried = [np.log(widths_of(rows[run : run + 1], times[run : run + 1]) + 1e-300) for run in range(len(price))]
+        best = int(np.argmin([widths.mean() for widths in tried]))
+        others["repeats"] = option(np.where(np.arange(len(price)) == best, times, 0), own, price, rows)
     predictions = fit.contract.to_metric(fit.law.predict(fit.theta[None], at)[0])
     return Plan(
         fit=fit,
