@@ -149,6 +149,9 @@ def _loss_slopes(fit: Fit, residual: np.ndarray, window: float) -> tuple[np.ndar
     bend = (size <= knee).astype(float)
     if knee and bend.mean() >= _FEW_INSIDE:
         return slope, bend
-    # Few runs lie inside the knee: their density at zero from a wider window, as the expected bend.
-    width = max(float(np.quantile(size, window)), knee, 1e-150)
-    return slope * (size > 1e-150), (size <= width) * ((knee or 1.0) / width)
+    # Few runs lie inside the knee: the expected bend is knee times twice the density of residuals at zero, from a wider window.
+    # As many residuals as parameters may be zero by the fit alone; neither the window nor the density counts them.
+    rest = np.sort(size)[min(fit.num_free, len(size) - 1) :]
+    width = max(float(np.quantile(rest, window)), knee, 1e-150)
+    inside = size <= width
+    return slope * (size > 1e-150), inside * ((knee or 1.0) / width) * (np.mean(rest <= width) / inside.mean())

@@ -100,7 +100,8 @@ def without(fit: Fit, omitted: Sequence[Omission]) -> tuple[np.ndarray, np.ndarr
     order = np.argsort(np.where(np.isfinite(rough), rough, np.inf), kind="stable")
     starts = np.concatenate([fit.theta[None], grid[order[[0, len(order) // 4]]]])
     weight = np.array([np.where(omission.left_out, 0.0, fit.weight) for omission in omitted])
-    found = solve(problem, np.tile(starts, (len(weight), 1)), fit.lower, fit.upper, np.repeat(weight, len(starts), axis=0))
+    with np.errstate(invalid="ignore"):  # A run that is left out may have no finite prediction: nothing times infinity.
+        found = solve(problem, np.tile(starts, (len(weight), 1)), fit.lower, fit.upper, np.repeat(weight, len(starts), axis=0))
     objective = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(len(weight), -1)
     best = np.argmin(objective, axis=1)
     theta = found.theta.reshape(*objective.shape, -1)
