@@ -34,11 +34,11 @@ def table(seed=0, contract=SQUARED, **options):
     return fit("chinchilla", SIZE, DATA, loss, contract=contract, **options)
 
 
-def refitted(found, axes, loss):
+def refitted(found, axes, loss, steps=12):
     """Fit other runs from a fit's own optimum, without its search for others."""
-    problem = Problem(found.law, axes, loss, SQUARED, np.ones_like(loss))
+    problem = Problem(found.law, axes, loss, found.contract, np.ones_like(loss))
     ones = np.ones_like(loss)
-    theta = solve(problem, found.theta[None], found.lower, found.upper, ones, steps=12).theta[0]
+    theta = solve(problem, found.theta[None], found.lower, found.upper, ones, steps=steps).theta[0]
     return dataclasses.replace(found, problem=problem, weight=ones, theta=theta)
 
 
@@ -139,6 +139,25 @@ def test_noise_that_differs_between_runs_is_noticed(contract):
     assert width > 1.3 * made.before and any("scatter more than the rest" in note for note in made.notes)
     weighed = fit("chinchilla", size, data, loss, contract=contract, se=spread * loss, num_starts=2)
     assert "scatter" not in str(plan(weighed, targets=[TARGET], budget=COST).notes)
+
+
+@pytest.mark.parametrize(
+    ("contract", "expected"),
+    [
+        (SQUARED, 1.0),
+        (Contract(huber_delta=1e-3), np.pi / 2),
+        (Contract(huber_delta=3e-3), 1.3),
+        (Contract(loss="absolute"), np.pi / 2),
+    ],
+)
+def test_the_noise_of_a_small_robust_fit_does_not_count_the_runs_it_goes_through(contract, expected):
+    # Normal noise costs a median pi / 2 of the variance; 25 runs, 5 of which a robust law of 5 parameters all but meets.
+    base = table(contract=contract)
+    noises = []
+    for seed in range(25):
+        loss = measured(SIZE, DATA, np.random.default_rng([2, seed]))
+        noises.append(Information.of(refitted(base, base.problem.axes, loss, steps=60)).noise)
+    assert 0.7 < np.mean(noises) / 0.005**2 / expected < 1.5
 
 
 def test_variance_is_that_of_the_inverse_whatever_the_units():

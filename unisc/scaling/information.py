@@ -146,12 +146,11 @@ def _loss_slopes(fit: Fit, residual: np.ndarray, window: float) -> tuple[np.ndar
     knee = contract.huber_delta if contract.loss == "huber" else 0.0
     size = np.abs(residual)
     slope = np.clip(residual, -knee, knee) if knee else np.sign(residual)
-    bend = (size <= knee).astype(float)
-    if knee and bend.mean() >= _FEW_INSIDE:
-        return slope, bend
-    # Few runs lie inside the knee: the expected bend is knee times twice the density of residuals at zero, from a wider window.
-    # As many residuals as parameters may be zero by the fit alone; neither the window nor the density counts them.
+    # A robust fit goes through some runs, as many as it has parameters at the most: those residuals are small by the fit alone.
     rest = np.sort(size)[min(fit.num_free, len(size) - 1) :]
-    width = max(float(np.quantile(rest, window)), knee, 1e-150)
+    width = max(knee, 1e-150)
+    if not knee or np.mean(rest <= knee) < _FEW_INSIDE:
+        # Few runs lie inside the knee: the expected bend is knee times twice the density at zero, from a wider window.
+        width = max(float(np.quantile(rest, window)), width)
     inside = size <= width
     return slope * (size > 1e-150), inside * ((knee or 1.0) / width) * (np.mean(rest <= width) / inside.mean())
