@@ -6,8 +6,8 @@ variance. The mean bend stands for every run: of Huber's knee most published res
 is zero and its information is not. Where the noise differs between runs that is wrong by as much as the runs that matter are
 noisier than the rest (on the digitised Chinchilla runs a factor of two): `robust_widths` lets each run speak for itself.
 
-First order is short of a robust loss with few runs: with five a parameter and a knee at a fifth of the noise, errors squared are
-1.4 times the variance promised [1.2, 1.6], against 1.0 [0.9, 1.1] for squared loss (`benchmarks/planning.py --loss huber`).
+First order is short of a robust loss with few runs: with five a parameter and a knee at a fifth of the noise, squared errors
+are 1.4 times the variance promised [1.2, 1.6], against 1.0 [0.9, 1.1] for squared loss (`benchmarks/planning.py --loss huber`).
 """
 
 from collections.abc import Mapping, Sequence
