@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import contexts
 from experiments.rankers import METRICS
+from sweeps import contexts
 from sweeps.rankers import interval
 
 
