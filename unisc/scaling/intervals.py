@@ -161,7 +161,7 @@ def bootstrap(fit: Fit, *, clusters=None, draws: int = 1000, seed: int = 0) -> B
     rng = np.random.default_rng(seed)
     times = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)[:, labels]
     weight = times * fit.weight
-    solved = solve(fit.problem, np.tile(fit.theta, (draws, 1)), fit.lower, fit.upper, weight)
+    solved = solve(fit.problem, np.tile(fit.theta, (draws, 1)), fit.lower, fit.upper, weight, damping=1e-3)
     method = "case bootstrap" if clusters is None else f"cluster bootstrap ({groups} clusters)"
     return Bootstrap(fit, solved.theta, method, groups)
 
