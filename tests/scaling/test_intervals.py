@@ -27,7 +27,7 @@ def test_ninety_percent_intervals_cover_about_ninety_percent():
         for name, truth in TRUTH.items():
             held[name] += boot.interval(name).holds(truth)
         held["ten times larger"] += boot.prediction(3e6, 6e6).holds(law(3e6, 6e6))
-        held["profile of E"] += profile(found, "E", points=13).holds(TRUTH["E"])
+        held["profile of E"] += profile(found, "E").holds(TRUTH["E"])
     # A binomial with 30 draws at .9 falls below 22 once in five hundred.
     assert all(count >= 22 for count in held.values()), held
     assert sum(held.values()) < 0.97 * tables * len(held), held

@@ -10,7 +10,7 @@ import numpy as np
 from unisc.errors import InputError
 from unisc.scaling.contract import Contract
 from unisc.scaling.fit import Fit, fit, law_named
-from unisc.scaling.intervals import bootstrap
+from unisc.scaling.bootstrap import bootstrap
 from unisc.scaling.table import check_table
 
 Holdout = Literal["size", "data", "either", "both", "compute"]

@@ -18,7 +18,7 @@ from unisc.scaling.laws import Law
 _BATCH_CELLS = 200_000  # S x n x P at once: keeps the working set near the cache
 _THREADS = 4
 _CURVATURE_EVERY = 3  # steps that share the second derivatives of a law that only knows them by differences
-_CONVERGED = 1e-14
+_CONVERGED = 1e-14  # share of the objective that a step must promise for the search to go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +131,13 @@ def solve(
     steps: int = 120,
     pull: Pull | None = None,
     damping: float = 1.0,
+    gain: float = _CONVERGED,
 ) -> Solution:
     """Polish starts (S, P) inside bounds (P,) or (S, P) under weights (n,) or (S, n).
 
-    The objectives returned leave out the `pull`. Starts near their optimum need little `damping`. Chunks of the starts run on
-    threads of their own: NumPy lets go of the interpreter while it works.
+    The objectives returned leave out the `pull`. Starts near their optimum need little `damping`; a search ends where less than
+    a share `gain` of its objective is left to gain. Chunks of the starts run on threads of their own: NumPy lets go of the
+    interpreter while it works.
     """
     count, params = start.shape
     runs = problem.loss.shape[-1]
@@ -147,7 +149,7 @@ def solve(
         rows = np.arange(first, min(first + chunk, count))
         tables = problem if problem.loss.ndim == 1 else replace(problem, loss=problem.loss[rows])
         pulled = None if pull is None else pull.at(rows)
-        return _Chunk(tables, weight[rows], lower[rows], upper[rows], pulled).solve(start[rows], steps, damping)
+        return _Chunk(tables, weight[rows], lower[rows], upper[rows], pulled).solve(start[rows], steps, damping, gain)
 
     firsts = range(0, count, chunk)
     if len(firsts) == 1:
@@ -183,7 +185,7 @@ class _Chunk:
             objective, gradient, product, metric = objective + pulled, gradient + slope, product + stiff, metric + stiff
         return objective, gradient, product + bent, metric, bent
 
-    def solve(self, start: np.ndarray, steps: int, damping: float) -> Solution:
+    def solve(self, start: np.ndarray, steps: int, damping: float, gain: float) -> Solution:
         theta = np.clip(start, self.lower, self.upper)
         knees: list[float | None] = [None]
         if self.problem.contract.loss == "absolute":
@@ -192,12 +194,12 @@ class _Chunk:
             knees = [size * 10.0**-power for power in range(7)]
         gradient = theta
         for knee in knees:
-            theta, objective, gradient = self.newton(theta, knee, steps, damping)
+            theta, objective, gradient = self.newton(theta, knee, steps, damping, gain)
         if knees[-1] is not None or self.pull is not None:
             objective = self.problem.objective(theta, self.weight, None)
         return Solution(theta, objective, np.linalg.norm(_project(gradient, theta, self.lower, self.upper), axis=1))
 
-    def newton(self, theta: np.ndarray, knee: float | None, steps: int, first_damping: float):
+    def newton(self, theta: np.ndarray, knee: float | None, steps: int, first_damping: float, gain: float):
         """Return parameters, objectives and gradients once no step gains anything at working precision."""
         theta = theta.copy()
         count, params = theta.shape
@@ -229,9 +231,9 @@ class _Chunk:
             drop = np.where(better, objective - np.where(better, tried[0], 0.0), 0.0)
             damping[live] = np.where(better, np.maximum(damping[live] / 8, 1e-12), np.minimum(damping[live] * 6, 1e12))
             # Finished: no downhill direction, next to nothing to gain by the quadratic model, or twice in a row nothing gained.
-            quiet = np.where(better, drop <= 1e-13 * objective, damping[live] > 1e8)
+            quiet = np.where(better, drop <= 10 * gain * objective, damping[live] > 1e8)
             stalled[live] = np.where(quiet, stalled[live] + 1, 0)
-            nothing_left = (promised >= 0) & (promised <= _CONVERGED * objective)
+            nothing_left = (promised >= 0) & (promised <= gain * objective)
             keep = (stalled[live] < 2) & free.any(axis=1) & ~nothing_left
             if not keep.all():
                 live = live[keep]

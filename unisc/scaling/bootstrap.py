@@ -1,0 +1,237 @@
+"""Refit resampled tables, thousands in one program: whole runs, clusters of runs, residuals, or residuals of random sign."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from unisc.errors import InputError
+from unisc.scaling.extrapolation import Extrapolation
+from unisc.scaling.fit import Fit, points
+from unisc.scaling.intervals import Interval
+from unisc.scaling.profile import Profile, profiles
+from unisc.scaling.solve import solve
+
+Kind = Literal["case", "cluster", "residual", "wild"]
+Method = Literal["profile", "percentile", "basic"]
+_KINDS: tuple[Kind, ...] = ("case", "cluster", "residual", "wild")
+_METHODS: tuple[Method, ...] = ("profile", "percentile", "basic")
+_BOUND_MARGIN = 1e-6
+_TRACED = 12
+"""Sizes of a band whose own profile is traced; between them the band is what the refits found there allow."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Hold refits of resampled tables: internal parameters (S, P) and the fit they came from.
+
+    Intervals are profiles by default: over simulated tables they cover as often as they say, while percentiles of few runs are
+    too narrow, and refits that begin at the optimum of a flat objective stay there. Where runs share errors (clusters), or
+    where their errors differ (wild), the bootstrap measures how wide an interval is, and the profile gives its shape.
+    """
+
+    fit: Fit
+    draws: np.ndarray
+    method: str
+    num_clusters: int
+    kind: Kind = "case"
+    _found: dict[float, dict[str, Profile]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def _sets_width(self) -> bool:
+        return self.kind in ("cluster", "wild")
+
+    @property
+    def _can_profile(self) -> bool:
+        return self.fit.num_runs > self.fit.num_free
+
+    def _profiles(self, level: float) -> dict[str, Profile]:
+        """The profiles of all free parameters by name."""
+        if level not in self._found:
+            found = profiles(self.fit, level=level)
+            free = [n for n, low, high in zip(self.fit.law.names, self.fit.lower, self.fit.upper, strict=True) if low < high]
+            self._found[level] = dict(zip(free, found, strict=True))
+        return self._found[level]
+
+    def _stretch(self, level: float) -> float:
+        """Return what turns the spread of refits into that of an estimate from few clusters: t for z, and G / (G - 1)."""
+        groups = self.num_clusters
+        return float(stdtrit(groups - 1, 0.5 + level / 2) / ndtri(0.5 + level / 2) * np.sqrt(groups / (groups - 1)))
+
+    def interval(self, name: str, level: float = 0.90, method: Method = "profile") -> Interval:
+        """Return the interval of a natural parameter; an end that no data hold back is open."""
+        law = self.fit.law
+        if name not in law.names:
+            raise InputError(f"{law.name} has no parameter {name!r}; it has {', '.join(law.names)}")
+        if method not in _METHODS:
+            raise InputError(f"interval method {method!r} is unknown; choose one of {', '.join(_METHODS)}")
+        column = law.names.index(name)
+        value = self.fit.params[name]
+        if self.fit.lower[column] == self.fit.upper[column]:
+            return Interval(value=value, low=value, high=value, level=level, method="fixed")
+        to, back = _scale_of(self.fit, column)
+        drawn = to(law.natural(self.draws)[:, column])
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        notes, open_below, open_above = self._at_bounds(column, name, level)
+        label = f"{self.method}, {method}"
+        if method == "basic":
+            low, high = 2 * to(np.array(value)) - high, 2 * to(np.array(value)) - low
+        elif method == "profile" and self._can_profile:
+            found = self._profiles(level)
+            watched = found.get(law.parameters[column].of)
+            # An amplitude goes with its exponent: where that is open, neither end of the amplitude is known.
+            known = watched is None or watched.interval.bounded
+            own = found[name].interval
+            asked = own if known or watched is None else watched.interval
+            open_below, open_above = not known or own.low is None, not known or own.high is None
+            notes = [asked.note, *notes] if asked.note else notes
+            label, width = "profile", high - low
+            low, high = (to(np.array(value if end is None else end)) for end in (own.low, own.high))
+            if self._sets_width and high > low:
+                centre, label = to(np.array(value)), f"profile as wide as the {self.method}"
+                # With one end open the draws' median stands between the two sides.
+                times = self._stretch(level) * width / (high - low) / (1 if own.bounded else 2)
+                low, high = centre + times * (low - centre), centre + times * (high - centre)
+        return Interval(
+            value=value,
+            low=None if open_below else float(back(low)),
+            high=None if open_above else float(back(high)),
+            level=level,
+            method=label,
+            note="; ".join(notes) if open_below or open_above else "",
+        )
+
+    def _at_bounds(self, column: int, name: str, level: float) -> tuple[list[str], bool, bool]:
+        """Say which ends are open because more than a tail of the refits put a parameter, or its exponent, at its bounds."""
+        watched = self.fit.law.parameters[column].of
+        # An amplitude means nothing once its exponent is gone: with alpha at zero A is whatever the floor is not.
+        columns = {column, self.fit.law.names.index(watched or name)}
+        below = max(float(np.mean(self.draws[:, c] <= self.fit.lower[c] + _BOUND_MARGIN)) for c in columns)
+        above = max(float(np.mean(self.draws[:, c] >= self.fit.upper[c] - _BOUND_MARGIN)) for c in columns)
+        tail, notes = (1 - level) / 2, []
+        if below > tail:
+            notes.append(f"unbounded below: {below:.0%} of the refits put {name} at its lower bound")
+        if above > tail:
+            notes.append(f"unbounded above: {above:.0%} of the refits put {name} at its upper bound")
+        return notes, below > tail, above > tail
+
+    def prediction(
+        self, *axes: float, level: float = 0.90, method: Method = "profile", backtest: Extrapolation | None = None
+    ) -> Interval:
+        """Return the interval of the law's mean at one size: of its parameters alone, were the law true.
+
+        `backtest` widens it by how far earlier extrapolations of this law on this table missed theirs (see `extrapolation`).
+        """
+        low, high = self.band(*axes, level=level, method=method)
+        value = float(self.fit.predict(*axes)[0])
+        label = method if method == "profile" and self._can_profile and not self._sets_width else self.method
+        interval = Interval(value=value, low=float(low[0]), high=float(high[0]), level=level, method=label)
+        return interval if backtest is None else backtest.widen(self.fit, interval, points(axes)[:, 0])
+
+    def band(self, *axes, level: float = 0.90, method: Method = "profile") -> tuple[np.ndarray, np.ndarray]:
+        """Return pointwise lower and upper predictions (n,) along sizes given axis by axis."""
+        fit, link, grid = self.fit, self.fit.contract.link, points(axes)
+        with np.errstate(all="ignore"):
+            drawn = link(fit.law.predict(self.draws, grid))
+            here = link(fit.law.predict(fit.theta[None], grid))[0]
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        if method == "basic":
+            low, high = 2 * here - high, 2 * here - low
+        elif method == "profile" and self._can_profile:
+            width = high - low
+            low, high = _likely(fit, grid, here, level)
+            if self._sets_width:
+                times = self._stretch(level) * width / np.maximum(high - low, 1e-300)
+                low, high = here + times * (low - here), here + times * (high - here)
+        low, high = (fit.contract.to_metric(link.inverse(end)) for end in (low, high))
+        return np.minimum(low, high), np.maximum(low, high)
+
+    def standard_errors(self) -> dict[str, float]:
+        """Return the standard deviation of each natural parameter over the refits."""
+        return dict(zip(self.fit.law.names, map(float, self.fit.law.natural(self.draws).std(axis=0)), strict=True))
+
+
+def _likely(fit: Fit, grid: np.ndarray, here: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest predictions (n,), in the contract's space, of laws not significantly worse than the fit."""
+    _, first = np.unique(here, return_index=True)
+    chosen = first[np.linspace(0, len(first) - 1, min(len(first), _TRACED)).round().astype(int)]
+    found = profiles(fit, [], grid[:, chosen], level=level)
+    members = np.concatenate([fit.theta[None], *[p.theta[p.statistic <= p.limit] for p in found]])
+    with np.errstate(all="ignore"):
+        along = fit.contract.link(fit.law.predict(members, grid))
+    low, high = along.min(axis=0), along.max(axis=0)
+    for column, of in zip(chosen, found, strict=True):
+        ends = fit.contract.link(fit.contract.to_loss(np.array([of.interval.low, of.interval.high], float)))
+        same = here == here[column]
+        low[same], high[same] = np.minimum(low[same], ends.min()), np.maximum(high[same], ends.max())
+    return low, high
+
+
+def _scale_of(fit: Fit, column: int) -> tuple[Callable, Callable]:
+    """Return the scale a parameter is resampled on, and the way back."""
+    parameter = fit.law.parameters[column]
+    if parameter.log or parameter.kind == "amplitude":
+        return lambda natural: np.log(np.maximum(natural, 1e-300)), lambda value: np.exp(np.minimum(value, 700))
+    return np.asarray, np.asarray
+
+
+def bootstrap(fit: Fit, *, kind: Kind | None = None, clusters=None, draws: int = 1000, seed: int = 0) -> Bootstrap:
+    """Refit on resampled runs, warm from the optimum.
+
+    "case" resamples runs; "cluster" resamples the labels `clusters` (n,) whole; "residual" puts resampled residuals on the
+    fitted law, as if errors were alike; "wild" gives each residual, or all of a cluster, a random sign, so that errors keep
+    their sizes. Without a kind it is "cluster" where clusters are given, else "case".
+
+    Runs that share an error must share a cluster: the seeds of one (size, data) cell share the law's lack of fit there, and
+    days share their weather.
+    """
+    kind = kind or ("case" if clusters is None else "cluster")
+    if kind not in _KINDS:
+        raise InputError(f"bootstrap kind {kind!r} is unknown; choose one of {', '.join(_KINDS)}")
+    if kind in ("case", "residual") and clusters is not None:
+        raise InputError(f"a {kind} bootstrap resamples single runs; use kind 'cluster' or 'wild', or leave clusters out")
+    labels, groups = _groups(fit, kind, clusters)
+    rng = np.random.default_rng(seed)
+    problem, weight = fit.problem, fit.weight
+    if kind in ("case", "cluster"):
+        weight = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)[:, labels] * fit.weight
+    else:
+        problem = replace(problem, loss=_resampled(fit, kind, labels, groups, draws, rng))
+    solved = solve(problem, np.tile(fit.theta, (draws, 1)), fit.lower, fit.upper, weight, damping=1e-3)
+    name = f"{kind} bootstrap"
+    return Bootstrap(fit, solved.theta, name if clusters is None else f"{name} ({groups} clusters)", groups, kind)
+
+
+def _groups(fit: Fit, kind: Kind, clusters) -> tuple[np.ndarray, int]:
+    """Return each run's group (n,) and their number."""
+    count = fit.num_runs
+    if clusters is None:
+        if kind == "cluster":
+            raise InputError("a cluster bootstrap needs clusters; give one label a run")
+        return np.arange(count), count
+    clusters = np.asarray(clusters)
+    if clusters.shape != (count,):
+        raise InputError(f"clusters has shape {clusters.shape} and the fit has {count} runs; give one label a run")
+    labels = np.unique(clusters, return_inverse=True)[1]
+    groups = int(labels.max()) + 1
+    if groups < 3:
+        raise InputError(f"a cluster bootstrap over {groups} clusters says nothing; give at least 3 or leave clusters out")
+    return labels, groups
+
+
+def _resampled(fit: Fit, kind: Kind, labels: np.ndarray, groups: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Return tables of losses (S, n) made of the fitted law and its residuals, resampled or with random signs."""
+    problem, link = fit.problem, fit.contract.link
+    residual = -problem.residuals(fit.theta[None])[0]
+    # Residuals of a fit are smaller than errors by the parameters it spent.
+    residual = residual * np.sqrt(fit.num_runs / max(fit.num_runs - fit.num_free, 1))
+    if kind == "residual":
+        spread = np.sqrt(fit.weight / fit.weight.mean())  # a run of more weight has a smaller error
+        usable = spread > 0
+        alike = residual[usable] * spread[usable]
+        residual = rng.choice(alike - alike.mean(), size=(draws, fit.num_runs)) / np.where(usable, spread, 1.0)
+    else:
+        residual = residual * rng.choice([-1.0, 1.0], size=(draws, groups))[:, labels]
+    return link.inverse(link(fit.law.predict(fit.theta[None], problem.axes)) + residual * problem.scale)
