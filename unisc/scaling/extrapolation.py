@@ -2,7 +2,7 @@
 
 A bootstrap or a profile takes the law for true. Here the largest rungs of the table are left out, one after another, the law is
 refitted and its intervals asked for the runs beyond. What lies outside of them, over the distance extrapolated, is a score; the
-conformal quantile of the scores (arXiv 1905.03222 for intervals) widens a prediction by score times distance.
+conformal quantile of the scores (arXiv 1905.03222) widens a prediction by score times distance.
 """
 
 from dataclasses import dataclass, replace
@@ -67,21 +67,10 @@ def extrapolation(full: Fit, *, rungs: int = 3, level: float = 0.90) -> Extrapol
         if (~held).sum() <= full.num_free or any(len(np.unique(axis)) < 3 for axis in train):
             continue
         fixed = {n: full.params[n] for n, a, b in zip(full.law.names, full.lower, full.upper, strict=True) if a == b}
-        se, weights = problem.scale[~held], full.weight[~held]
-        refit = (
-            fit(full.law.name, *train, metric[~held], contract=contract, labels=full.labels, fixed=fixed, weights=weights)
-            if np.ptp(se) == 0
-            else fit(
-                full.law.name,
-                *train,
-                metric[~held],
-                contract=contract,
-                labels=full.labels,
-                fixed=fixed,
-                weights=weights,
-                se=se / contract.link.derivatives(problem.loss[~held])[0],
-            )
-        )
+        scale = problem.scale[~held]
+        se = None if np.ptp(scale) == 0 else scale / contract.link.derivatives(problem.loss[~held])[0]
+        options = {"contract": contract, "labels": full.labels, "weights": full.weight[~held], "se": se, "fixed": fixed}
+        refit = fit(full.law.name, *train, metric[~held], **options)
         sizes, of = np.unique(axes[:, held], axis=1, return_inverse=True)
         measured = np.bincount(of.ravel(), contract.link(problem.loss[held])) / np.bincount(of.ravel())
         far = _beyond(train, sizes)

@@ -22,6 +22,7 @@ _STIFFNESS = 20.0  # of the pull, over the curvature it works against
 _GAIN = 1e-8  # of the objective: what a refit may leave undone
 _STEP = 1e-5
 _ENOUGH_INSIDE = 0.4
+_EXACT = 1e-9
 
 
 class Quantities:
@@ -112,11 +113,12 @@ class _Towards:
         return _Towards(self.quantities, self.which[rows], self.aim[rows], self.stiffness[rows])
 
     def derivatives(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        value, slope = self.quantities.one_each(theta, self.which)
-        off = value - self.aim
-        pulled = self.stiffness[:, None] * slope
-        # Parameters are linear in the internal ones, and predictions nearly so in the space of the contract.
-        return 0.5 * self.stiffness * off**2, pulled * off[:, None], pulled[:, :, None] * slope[:, None, :]
+        with np.errstate(all="ignore"):  # A prediction may overflow where no step is accepted.
+            value, slope = self.quantities.one_each(theta, self.which)
+            off = value - self.aim
+            pulled = self.stiffness[:, None] * slope
+            # Parameters are linear in the internal ones, and predictions nearly so in the space of the contract.
+            return 0.5 * self.stiffness * off**2, pulled * off[:, None], pulled[:, :, None] * slope[:, None, :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,14 +356,17 @@ def rise_to_statistic(fit: Fit) -> float:
     residual = fit.problem.residuals(fit.theta[None])[0]
     weight, contract = fit.weight, fit.contract
     degrees = max(fit.num_runs - fit.num_free, 1)
+    # An exact table has errors of the arithmetic at the least.
+    least = _EXACT * float(np.median(np.abs(fit.problem.loss) * contract.link.derivatives(fit.problem.loss)[0]))
     if contract.loss == "squared":
         slope, curvature = residual, 1.0
     else:
         knee = contract.huber_delta if contract.loss == "huber" else 0.0
         slope = np.clip(residual, -knee, knee) if knee else np.sign(residual)
+        least = min(least, knee) if knee else 1.0
         curvature = _expected_bend(np.abs(residual[weight > 0]), fit.num_free, knee)
     spread = float((weight * slope**2).sum()) / degrees
-    return 2 * curvature / max(spread, 1e-300)
+    return 2 * curvature / max(spread, least**2, 1e-300)
 
 
 def _expected_bend(size: np.ndarray, num_free: int, knee: float) -> float:
