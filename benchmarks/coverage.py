@@ -116,10 +116,9 @@ def cases(names) -> list[Case]:
 
 def simulate(case: Case, seed: int, draws: int) -> dict[str, list[tuple[bool, bool]]]:
     """Return for each method and quantity whether the interval of one table holds the truth, and whether it is bounded."""
-    rng = np.random.default_rng(seed)
-    law = LAWS[case.law].of(case.axes, np.ones(case.axes.shape[1]), ("N", "D", "D2")[: len(case.axes)], case.contract.span)
-    if case.law.startswith("composition"):
-        law = LAWS[case.law].of(case.axes, np.ones(case.axes.shape[1]), ("N", "D1", "D2"), case.contract.span)
+    rng = np.random.default_rng([seed, *case.law.encode(), *case.label.encode()])
+    labels = ("N", "D1", "D2") if case.law.startswith("composition") else None
+    law = LAWS[case.law].of(case.axes, np.ones(case.axes.shape[1]), labels or LAWS[case.law].axes, case.contract.span)
     theta = law.internal(np.array([list(case.truth.values())]))
     mean, far = law.predict(theta, case.axes)[0], float(law.predict(theta, case.far)[0, 0])
     runs = len(mean)
@@ -129,7 +128,6 @@ def simulate(case: Case, seed: int, draws: int) -> dict[str, list[tuple[bool, bo
         error = SHARED * shared + OWN * rng.standard_normal(runs)
     link = case.contract.link
     scale = np.ptp(mean) if case.contract.space == "loss" else 1.0
-    labels = ("N", "D1", "D2") if case.law.startswith("composition") else None
     columns = (*case.axes, link.inverse(link(mean) + scale * error))
     found = fit(case.law, *columns, contract=case.contract, labels=labels, num_starts=8 if found_easily(case.law) else 24)
     boot = bootstrap(found, clusters=case.clusters, draws=draws, seed=seed)

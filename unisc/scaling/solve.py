@@ -17,7 +17,8 @@ from unisc.scaling.laws import Law
 
 _BATCH_CELLS = 200_000  # S x n x P at once: keeps the working set near the cache
 _THREADS = 4
-_CURVATURE_EVERY = 3  # steps that share the second derivatives of a law that only knows them by differences
+_CURVATURE_EVERY = 4
+"""Steps that share the second derivatives of a law that knows them only by differences: Gauss-Newton is there before that."""
 _CONVERGED = 1e-14  # share of the objective that a step must promise for the search to go on
 
 
@@ -205,7 +206,7 @@ class _Chunk:
         count, params = theta.shape
         eye = np.eye(params)
         every = _CURVATURE_EVERY if type(self.problem.law).evaluate is Law.evaluate else 1
-        state = list(self.evaluate(theta, knee, None))
+        state = list(self.evaluate(theta, knee, None if every == 1 else np.zeros((count, params, params))))
         damping = np.full(count, first_damping)
         stalled = np.zeros(count, int)
         live, now = np.arange(count), self
