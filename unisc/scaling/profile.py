@@ -14,111 +14,15 @@ from scipy.special import stdtrit
 from unisc.errors import InputError
 from unisc.scaling.fit import Fit, points
 from unisc.scaling.intervals import Interval
+from unisc.scaling.quantities import Quantities, Towards
 from unisc.scaling.solve import solve
 
 _FIRST, _GROWTH = 0.6, 1.5  # the first aim in units of the expected end, and how much further each next one lies
 _MAX_AIMS = 40
 _STIFFNESS = 20.0  # of the pull, over the curvature it works against
 _GAIN = 1e-8  # of the objective: what a refit may leave undone
-_STEP = 1e-5
 _ENOUGH_INSIDE = 0.4
 _EXACT = 1e-9
-
-
-class Quantities:
-    """Scalars that follow from internal parameters: natural ones (columns; in logs where so held) and predictions at sizes.
-
-    `axes` (X, K) are the sizes; predictions are measured in the space of the contract. Q quantities in this order.
-    """
-
-    def __init__(self, fit: Fit, columns: Sequence[int], axes: np.ndarray):
-        self.fit, self.columns, self.axes = fit, list(columns), axes
-        chosen = [fit.law.parameters[c] for c in columns]
-        self.in_logs = np.array([p.log or p.kind == "amplitude" for p in chosen], bool)
-        # Most natural parameters, so measured, are linear in the internal ones: then one slope serves everywhere.
-        self.slopes: np.ndarray | None = None
-        near, away = (self._differences(fit.theta[None] + step)[0] for step in (0.0, 0.03))
-        if np.allclose(near, away, rtol=1e-7, atol=1e-7):
-            self.slopes = near
-
-    @property
-    def num_parameters(self) -> int:
-        return len(self.columns)
-
-    def values(self, theta: np.ndarray) -> np.ndarray:
-        """Return the quantities (S, Q)."""
-        return np.concatenate([self._parameters(theta), self._predictions(theta)], axis=1)
-
-    def gradients(self, theta: np.ndarray) -> np.ndarray:
-        """Return the gradients (S, Q, P)."""
-        return np.concatenate([self._slopes(theta), self._predicted(theta)[1]], axis=1)
-
-    def one_each(self, theta: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the value (S,) and gradient (S, P) of one quantity for each parameter vector."""
-        value, gradient = np.empty(len(theta)), np.empty(theta.shape)
-        rows = np.flatnonzero(which < self.num_parameters)
-        if len(rows):
-            value[rows] = self._parameters(theta[rows])[np.arange(len(rows)), which[rows]]
-            gradient[rows] = self._slopes(theta[rows])[np.arange(len(rows)), which[rows]]
-        rows = np.flatnonzero(which >= self.num_parameters)
-        if len(rows):
-            predicted, slopes = self._predicted(theta[rows])
-            of = which[rows] - self.num_parameters
-            value[rows], gradient[rows] = predicted[np.arange(len(rows)), of], slopes[np.arange(len(rows)), of]
-        return value, gradient
-
-    def _parameters(self, theta: np.ndarray) -> np.ndarray:
-        natural = self.fit.law.natural(theta)[:, self.columns]
-        return np.where(self.in_logs, np.log(np.where(self.in_logs, np.maximum(natural, 1e-300), 1.0)), natural)
-
-    def _slopes(self, theta: np.ndarray) -> np.ndarray:
-        if self.slopes is None:
-            return self._differences(theta)
-        return np.broadcast_to(self.slopes, (len(theta), *self.slopes.shape))
-
-    def _differences(self, theta: np.ndarray) -> np.ndarray:
-        count, params = theta.shape
-        steps = _STEP * np.concatenate([np.eye(params), -np.eye(params)])
-        moved = self._parameters((theta + steps[:, None]).reshape(-1, params)).reshape(2, params, count, len(self.columns))
-        return ((moved[0] - moved[1]) / (2 * _STEP)).transpose(1, 2, 0)
-
-    def _predictions(self, theta: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return self.fit.contract.link(self.fit.law.predict(theta, self.axes))
-
-    def _predicted(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        link = self.fit.contract.link
-        with np.errstate(all="ignore"):
-            value, slopes = self.fit.law.value_and_gradient(theta, self.axes)
-            return link(value), link.derivatives(value)[0][..., None] * slopes
-
-    def natural(self, index: int, value: float) -> float:
-        """Return a quantity's value as users read it: natural parameter or metric."""
-        if index < len(self.columns):
-            return float(np.exp(value)) if self.in_logs[index] else float(value)
-        contract = self.fit.contract
-        return float(contract.to_metric(contract.link.inverse(np.array(value))))
-
-
-@dataclass(frozen=True, slots=True)
-class _Towards:
-    """Pull each parameter vector's quantity `which` (S,) towards an aim (S,) with a stiffness (S,)."""
-
-    quantities: Quantities
-    which: np.ndarray
-    aim: np.ndarray
-    stiffness: np.ndarray
-
-    def at(self, rows: np.ndarray) -> "_Towards":
-        return _Towards(self.quantities, self.which[rows], self.aim[rows], self.stiffness[rows])
-
-    def derivatives(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with np.errstate(all="ignore"):  # A prediction may overflow where no step is accepted.
-            value, slope = self.quantities.one_each(theta, self.which)
-            off = value - self.aim
-            pulled = self.stiffness[:, None] * slope
-            # Parameters are linear in the internal ones, and predictions nearly so in the space of the contract.
-            return 0.5 * self.stiffness * off**2, pulled * off[:, None], pulled[:, :, None] * slope[:, None, :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +65,9 @@ def profiles(
             raise InputError(f"{law.name} has no parameter {name!r}; it has {', '.join(law.names)}")
         if name not in free:
             raise InputError(f"{name} was fixed at {fit.params[name]:g}; leave it free to profile it")
-    degrees = fit.num_runs - fit.num_free
+    degrees = _degrees(fit)
     if degrees < 1:
-        raise InputError(f"{fit.num_runs} runs leave no degree of freedom for {fit.num_free} parameters; add runs")
+        raise InputError(f"{degrees + fit.num_free} runs leave no degree of freedom for {fit.num_free} parameters; add runs")
     columns = tuple(law.names.index(name) for name in (free if names is None else names))
     axes = np.empty((law.num_axes, 0)) if axes is None else axes
     quantities = Quantities(fit, columns, axes)
@@ -171,6 +75,25 @@ def profiles(
     tracer = _Tracer(quantities, limit, rise_to_statistic(fit))
     tracer.trace()
     return [tracer.profile(index, level) for index in range(len(columns) + axes.shape[1])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refits:
+    """Refits along several walks: parameters (V, P), where their quantities are (V,), and their statistics (V,)."""
+
+    theta: np.ndarray
+    at: np.ndarray
+    statistic: np.ndarray
+
+    def of(self, rows: np.ndarray) -> "_Refits":
+        return _Refits(self.theta[rows], self.at[rows], self.statistic[rows])
+
+    def put(self, rows: np.ndarray, other: "_Refits") -> None:
+        self.theta[rows], self.at[rows], self.statistic[rows] = other.theta, other.at, other.statistic
+
+    def replace_worse(self, rows: np.ndarray, other: "_Refits") -> None:
+        better = other.statistic < self.statistic[rows]
+        self.put(rows[better], other.of(better))
 
 
 class _Tracer:
@@ -205,118 +128,88 @@ class _Tracer:
         return self.here[index] - low, high - self.here[index]
 
     def trace(self) -> None:
-        count = len(self.here)
-        which, side = (part.ravel() for part in np.meshgrid(np.arange(count), [0, 1], indexing="ij"))
+        """Walk outwards, each aim further than the last, until every walk has met the limit or can go no further."""
+        which, side = (part.ravel() for part in np.meshgrid(np.arange(len(self.here)), [0, 1], indexing="ij"))
         sign, span = np.where(side == 0, -1.0, 1.0), self.span[which, side]
-        expected = np.sqrt(self.limit) * self.spread[which]
-        reach = np.minimum(_FIRST * expected, np.maximum(span, 0.0) / 30)
-        inside = np.tile(self.fit.theta, (len(which), 1))
-        inside_at, inside_root = self.here[which].copy(), np.zeros(len(which))
+        reach = np.minimum(_FIRST * np.sqrt(self.limit) * self.spread[which], np.maximum(span, 0.0) / 30)
+        inside = _Refits(np.tile(self.fit.theta, (len(which), 1)), self.here[which].copy(), np.zeros(len(which)))
         live = np.flatnonzero(span > 1e-9)
         for _ in range(_MAX_AIMS):
             if not len(live):
                 break
-            distance = np.minimum(reach[live], span[live])
-            starts = np.stack([inside[live], self._ahead(which[live], sign[live] * distance, inside[live], inside_at[live])])
-            theta, at, statistic = self._refit(which[live], sign[live] * distance, starts)
-            over = statistic > self.limit
+            offset = sign[live] * np.minimum(reach[live], span[live])
+            last = inside.of(live)
+            found = self._refit(which[live], offset, np.stack([last.theta, self._ahead(which[live], offset, last)]))
+            over = found.statistic > self.limit
             if over.any():  # Before the limit is believed, the refit is sought from elsewhere too.
+                elsewhere = self._elsewhere(found.theta[over], last.theta[over])
+                found.replace_worse(np.flatnonzero(over), self._refit(which[live[over]], offset[over], elsewhere))
+                over = found.statistic > self.limit
+            if over.any():
                 rows = live[over]
-                found = self._refit(which[rows], sign[rows] * distance[over], self._elsewhere(theta[over], inside[rows]))
-                theta[over], at[over], statistic[over] = self._better((theta[over], at[over], statistic[over]), found)
-                over = statistic > self.limit
-            rows = live[over]
-            if len(rows):
-                self._cross(
-                    which[rows],
-                    side[rows],
-                    inside[rows],
-                    inside_at[rows],
-                    inside_root[rows],
-                    theta[over],
-                    at[over],
-                    statistic[over],
-                )
-            rows = live[~over]
-            moved = np.abs(at[~over] - inside_at[rows])
-            stuck = moved < 1e-3 * reach[rows]
-            inside[rows], inside_at[rows], inside_root[rows] = theta[~over], at[~over], np.sqrt(np.maximum(statistic[~over], 0))
-            self.ends[which[rows], side[rows]] = at[~over]
-            live = rows[(distance[~over] < span[rows] * (1 - 1e-9)) & ~stuck]
+                self.ends[which[rows], side[rows]] = self._crossing(which[rows], last.of(over), found.of(over))
+                self.met_limit[which[rows], side[rows]] = True
+            rows, arrived = live[~over], found.of(~over)
+            stuck = np.abs(arrived.at - inside.at[rows]) < 1e-3 * reach[rows]
+            inside.put(rows, arrived)
+            self.ends[which[rows], side[rows]] = arrived.at
+            live = rows[(reach[rows] < span[rows] * (1 - 1e-9)) & ~stuck]
             reach[live] *= _GROWTH
 
-    def _ahead(self, which, offset, inside, inside_at) -> np.ndarray:
-        """Return the straight continuation (S, P) from a point inside to an aim."""
-        step = self.direction[which] * (self.here[which] + offset - inside_at)[:, None]
-        return inside + np.clip(step, -1.0, 1.0)
+    def _ahead(self, which: np.ndarray, offset: np.ndarray, last: "_Refits") -> np.ndarray:
+        """Return the straight continuation (V, P) from the last refits to the next aims."""
+        step = self.direction[which] * (self.here[which] + offset - last.at)[:, None]
+        return last.theta + np.clip(step, -1.0, 1.0)
 
     def _elsewhere(self, theta: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        exponents = [
-            c for c, p in enumerate(self.fit.law.parameters) if p.kind == "exponent" and self.fit.lower[c] < self.fit.upper[c]
-        ]
+        free = self.fit.lower < self.fit.upper
+        exponents = [c for c, p in enumerate(self.fit.law.parameters) if p.kind == "exponent" and free[c]]
         gentler, steeper = theta.copy(), theta.copy()
-        gentler[:, exponents] *= 0.5  # the valley often bends that way
+        gentler[:, exponents] *= 0.5  # The valley often bends that way.
         steeper[:, exponents] *= 2.0
         return np.stack([0.5 * (theta + inside), gentler, steeper])
 
-    def _refit(self, which, offset, starts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the best refit (V, P), where it is and its statistic (V,), from starts (K, V, P) pulled to offsets (V,)."""
-        times, count = starts.shape[:2]
+    def _refit(self, which: np.ndarray, offset: np.ndarray, starts: np.ndarray) -> "_Refits":
+        """Return the best refits (V,) from starts (K, V, P) with their quantities pulled to offsets (V,) from the optimum."""
+        fit, (times, count) = self.fit, starts.shape[:2]
         curvature = 1.0 / np.maximum(self.spread[which], 1e-12) ** 2
         stiffness = _STIFFNESS / self.rise * np.maximum(curvature, self.limit / offset**2)
-        pull = _Towards(
+        pull = Towards(
             self.quantities, np.tile(which, times), np.tile(self.here[which] + offset, times), np.tile(stiffness, times)
         )
-        fit = self.fit
-        found = solve(
-            fit.problem,
-            starts.reshape(-1, starts.shape[2]),
-            fit.lower,
-            fit.upper,
-            fit.weight,
-            pull=pull,
-            damping=1e-2,
-            gain=_GAIN,
-        )
+        starts = starts.reshape(-1, starts.shape[2])
+        found = solve(fit.problem, starts, fit.lower, fit.upper, fit.weight, pull=pull, damping=1e-2, gain=_GAIN)
         value = pull.derivatives(found.theta)[0] + found.objective
         best = np.argmin(np.where(np.isfinite(value), value, np.inf).reshape(times, count), axis=0) * count + np.arange(count)
-        theta = found.theta[best]
-        at = self.quantities.values(theta)[np.arange(count), which]
-        statistic = (found.objective[best] - fit.objective) * self.rise
-        for place, q in enumerate(which):
-            self.visited[q].append((at[place], statistic[place], theta[place]))
-        return theta, at, statistic
+        at = self.quantities.values(found.theta[best])[np.arange(count), which]
+        refits = _Refits(found.theta[best], at, (found.objective[best] - fit.objective) * self.rise)
+        for place, quantity in enumerate(which):
+            self.visited[quantity].append((at[place], refits.statistic[place], refits.theta[place]))
+        return refits
 
-    @staticmethod
-    def _better(one, other):
-        take = other[2] < one[2]
-        return tuple(np.where(take[:, None] if a.ndim == 2 else take, b, a) for a, b in zip(one, other, strict=True))
+    def _crossing(self, which: np.ndarray, inside: "_Refits", beyond: "_Refits") -> np.ndarray:
+        """Return where the statistic meets the limit between refits inside and beyond: its root is nearly straight there."""
+        share = self._share(inside, beyond)
+        crossing = inside.at + share * (beyond.at - inside.at)
+        # A pull that is not quite met falls short: aim a little beyond.
+        offset = (crossing - self.here[which]) * (1 + 1 / _STIFFNESS)
+        near = self._refit(which, offset, (inside.theta + share[:, None] * (beyond.theta - inside.theta))[None])
+        below = near.statistic <= self.limit
+        inside.put(below, near.of(below))
+        beyond.put(~below, near.of(~below))
+        return inside.at + self._share(inside, beyond) * (beyond.at - inside.at)
 
-    def _cross(self, which, side, inside, inside_at, inside_root, theta, at, statistic) -> None:
-        """Find the limit between a refit inside and one beyond: the root of the statistic is nearly straight there."""
-        goal = np.sqrt(self.limit)
-        for last in (False, True):
-            share = (goal - inside_root) / np.maximum(np.sqrt(statistic) - inside_root, 1e-12)
-            crossing = inside_at + share * (at - inside_at)
-            if last:
-                break
-            # A pull that is not quite met falls short: aim a little beyond.
-            offset = (crossing - self.here[which]) * (1 + 1 / _STIFFNESS)
-            between = inside + share[:, None] * (theta - inside)
-            near, near_at, near_statistic = self._refit(which, offset, between[None])
-            below = near_statistic <= self.limit
-            inside_at = np.where(below, near_at, inside_at)
-            inside_root = np.where(below, np.sqrt(np.maximum(near_statistic, 0)), inside_root)
-            at, statistic = np.where(below, at, near_at), np.where(below, statistic, near_statistic)
-        self.ends[which, side] = crossing
-        self.met_limit[which, side] = True
+    def _share(self, inside: "_Refits", beyond: "_Refits") -> np.ndarray:
+        low, high = (np.sqrt(np.maximum(refits.statistic, 0.0)) for refits in (inside, beyond))
+        return (np.sqrt(self.limit) - low) / np.maximum(high - low, 1e-12)
 
     def profile(self, index: int, level: float) -> Profile:
         """Return what was found of a quantity."""
         quantities, fit = self.quantities, self.fit
         order = sorted(self.visited[index], key=lambda entry: entry[0])
         values, statistic, theta = (np.array(part) for part in zip(*order, strict=True))
-        ends: list[float | None] = [quantities.natural(index, end) for end in self.ends[index]]
+        lowest_highest = [quantities.natural(index, end) for end in self.ends[index]]
+        ends: list[float | None] = [*lowest_highest]
         note = ""
         is_parameter = index < len(quantities.columns)
         if is_parameter:
@@ -329,7 +222,7 @@ class _Tracer:
                 note = f"unbounded {names}: the profile of {parameter.name} never rises to the {level:.0%} limit"
         else:
             value = quantities.natural(index, self.here[index])
-            ends = sorted(ends)
+            ends = [min(lowest_highest), max(lowest_highest)]
             if not self.met_limit[index].all():
                 note = "an end is as far as the law's bounds let the prediction go"
         interval = Interval(value=value, low=ends[0], high=ends[1], level=level, method="profile", note=note)
@@ -351,11 +244,16 @@ def _local(fit: Fit, gradients: np.ndarray, rise: float) -> tuple[np.ndarray, np
     return directions, np.sqrt(2 * variance / rise)
 
 
+def _degrees(fit: Fit) -> int:
+    """Return the degrees of freedom that are left: runs of any weight less the parameters fitted."""
+    return int((fit.weight > 0).sum()) - fit.num_free
+
+
 def rise_to_statistic(fit: Fit) -> float:
     """Return what turns a rise of the objective into a statistic distributed as F(1, n - P)."""
     residual = fit.problem.residuals(fit.theta[None])[0]
     weight, contract = fit.weight, fit.contract
-    degrees = max(fit.num_runs - fit.num_free, 1)
+    degrees = max(_degrees(fit), 1)
     # An exact table has errors of the arithmetic at the least.
     least = _EXACT * float(np.median(np.abs(fit.problem.loss) * contract.link.derivatives(fit.problem.loss)[0]))
     if contract.loss == "squared":

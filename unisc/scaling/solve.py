@@ -193,7 +193,7 @@ class _Chunk:
             # Least absolute deviations has no curvature: walk a narrowing Huber knee down to it, each warm from the last.
             size = float(np.nanmedian(np.abs(self.at(np.arange(1)).problem.residuals(theta[:1])))) or 1e-3
             knees = [size * 10.0**-power for power in range(7)]
-        gradient = theta
+        gradient = objective = theta
         for knee in knees:
             theta, objective, gradient = self.newton(theta, knee, steps, damping, gain)
         if knees[-1] is not None or self.pull is not None:
