@@ -1,6 +1,6 @@
 """Refit resampled tables, thousands in one program: whole runs, clusters of runs, residuals, or residuals of random sign."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -11,7 +11,8 @@ from unisc.errors import InputError
 from unisc.scaling.extrapolation import Extrapolation
 from unisc.scaling.fit import Fit, points
 from unisc.scaling.intervals import Interval
-from unisc.scaling.profile import Profile, profiles
+from unisc.scaling.profile import Profile, degrees_of_freedom, profiles, unequal_errors
+from unisc.scaling.quantities import Quantities
 from unisc.scaling.solve import solve
 
 Kind = Literal["case", "cluster", "residual", "wild"]
@@ -19,6 +20,7 @@ Method = Literal["profile", "percentile", "basic"]
 _KINDS: tuple[Kind, ...] = ("case", "cluster", "residual", "wild")
 _METHODS: tuple[Method, ...] = ("profile", "percentile", "basic")
 _BOUND_MARGIN = 1e-6
+_UNEQUAL = 1.645
 _TRACED = 12
 """Sizes of a band whose own profile is traced; between them the band is what the refits found there allow."""
 
@@ -29,7 +31,8 @@ class Bootstrap:
 
     Intervals are profiles by default: over simulated tables they cover as often as they say, while percentiles of few runs are
     too narrow, and refits that begin at the optimum of a flat objective stay there. Where runs share errors (clusters), or
-    where their errors differ (wild), the bootstrap measures how wide an interval is, and the profile gives its shape.
+    where their errors differ (wild; of cases, where White's test says so), the bootstrap measures how wide an interval is, and
+    the profile gives its shape.
     """
 
     fit: Fit
@@ -39,13 +42,24 @@ class Bootstrap:
     kind: Kind = "case"
     _found: dict[float, dict[str, Profile]] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
-    def _sets_width(self) -> bool:
-        return self.kind in ("cluster", "wild")
+    def _times(
+        self, columns: Sequence[int], grid: np.ndarray, wanted: np.ndarray, width: np.ndarray, level: float
+    ) -> np.ndarray:
+        """Return by how much to stretch profiles (Q,) of a width to that of the draws, for parameters, then predictions."""
+        # From few clusters an estimate is Student's, and spreads less by (G - 1) / G than it should.
+        groups, tail = self.num_clusters, 0.5 + level / 2
+        student = stdtrit(groups - 1, tail) / ndtri(tail) * np.sqrt(groups / (groups - 1))
+        times = student * wanted / np.maximum(width, 1e-300)
+        if self.kind in ("cluster", "wild"):
+            return times
+        if self.kind == "residual":
+            return np.ones_like(times)
+        gradients = Quantities(self.fit, columns, grid).gradients(self.fit.theta[None])[0]
+        return np.where(unequal_errors(self.fit, gradients) > _UNEQUAL, np.maximum(times, 1.0), 1.0)
 
     @property
     def _can_profile(self) -> bool:
-        return self.fit.num_runs > self.fit.num_free
+        return degrees_of_freedom(self.fit) > 0
 
     def _profiles(self, level: float) -> dict[str, Profile]:
         """The profiles of all free parameters by name."""
@@ -54,11 +68,6 @@ class Bootstrap:
             free = [n for n, low, high in zip(self.fit.law.names, self.fit.lower, self.fit.upper, strict=True) if low < high]
             self._found[level] = dict(zip(free, found, strict=True))
         return self._found[level]
-
-    def _stretch(self, level: float) -> float:
-        """Return what turns the spread of refits into that of an estimate from few clusters: t for z, and G / (G - 1)."""
-        groups = self.num_clusters
-        return float(stdtrit(groups - 1, 0.5 + level / 2) / ndtri(0.5 + level / 2) * np.sqrt(groups / (groups - 1)))
 
     def interval(self, name: str, level: float = 0.90, method: Method = "profile") -> Interval:
         """Return the interval of a natural parameter; an end that no data hold back is open."""
@@ -89,10 +98,12 @@ class Bootstrap:
             notes = [asked.note, *notes] if asked.note else notes
             label, width = "profile", high - low
             low, high = (to(np.array(value if end is None else end)) for end in (own.low, own.high))
-            if self._sets_width and high > low:
+            # With one end open the draws' median stands between the two sides.
+            wanted = np.array([width if own.bounded else width / 2])
+            nowhere = np.empty((law.num_axes, 0))
+            times = float(self._times([column], nowhere, wanted, np.array([high - low]), level)[0]) if high > low else 1.0
+            if times != 1.0:
                 centre, label = to(np.array(value)), f"profile as wide as the {self.method}"
-                # With one end open the draws' median stands between the two sides.
-                times = self._stretch(level) * width / (high - low) / (1 if own.bounded else 2)
                 low, high = centre + times * (low - centre), centre + times * (high - centre)
         return Interval(
             value=value,
@@ -124,29 +135,36 @@ class Bootstrap:
 
         `backtest` widens it by how far earlier extrapolations of this law on this table missed theirs (see `extrapolation`).
         """
-        low, high = self.band(*axes, level=level, method=method)
+        grid = points(axes)
+        low, high, stretched = self._ends(grid, level, method)
+        label = f"{self.method}, {method}"
+        if method == "profile" and self._can_profile:
+            label = f"profile as wide as the {self.method}" if stretched.any() else "profile"
         value = float(self.fit.predict(*axes)[0])
-        label = method if method == "profile" and self._can_profile and not self._sets_width else self.method
         interval = Interval(value=value, low=float(low[0]), high=float(high[0]), level=level, method=label)
-        return interval if backtest is None else backtest.widen(self.fit, interval, points(axes)[:, 0])
+        return interval if backtest is None else backtest.widen(self.fit, interval, grid[:, 0])
 
     def band(self, *axes, level: float = 0.90, method: Method = "profile") -> tuple[np.ndarray, np.ndarray]:
         """Return pointwise lower and upper predictions (n,) along sizes given axis by axis."""
-        fit, link, grid = self.fit, self.fit.contract.link, points(axes)
+        return self._ends(points(axes), level, method)[:2]
+
+    def _ends(self, grid: np.ndarray, level: float, method: Method) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return lower and upper predictions (n,) at sizes (X, n), and which of them the draws stretched."""
+        fit, link = self.fit, self.fit.contract.link
         with np.errstate(all="ignore"):
             drawn = link(fit.law.predict(self.draws, grid))
             here = link(fit.law.predict(fit.theta[None], grid))[0]
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        times = np.ones_like(here)
         if method == "basic":
             low, high = 2 * here - high, 2 * here - low
         elif method == "profile" and self._can_profile:
-            width = high - low
+            wanted = high - low
             low, high = _likely(fit, grid, here, level)
-            if self._sets_width:
-                times = self._stretch(level) * width / np.maximum(high - low, 1e-300)
-                low, high = here + times * (low - here), here + times * (high - here)
-        low, high = (fit.contract.to_metric(link.inverse(end)) for end in (low, high))
-        return np.minimum(low, high), np.maximum(low, high)
+            times = self._times([], grid, wanted, high - low, level)
+            low, high = here + times * (low - here), here + times * (high - here)
+        ends = fit.contract.to_metric(link.inverse(np.stack([low, high])))
+        return ends.min(axis=0), ends.max(axis=0), times != 1.0
 
     def standard_errors(self) -> dict[str, float]:
         """Return the standard deviation of each natural parameter over the refits."""

@@ -8,11 +8,16 @@ conformal quantile of the scores (arXiv 1905.03222) widens a prediction by score
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import ndtri
 
 from unisc.errors import InputError
 from unisc.scaling.fit import Fit, fit
 from unisc.scaling.intervals import Interval
 from unisc.scaling.profile import profiles
+
+_RUNG = 1.5
+_NEAREST = np.log(2)
+"""Nearer extrapolations are scored as if a factor of two away: over next to no distance any miss is an endless rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ def extrapolation(full: Fit, *, rungs: int = 3, level: float = 0.90) -> Extrapol
     """
     problem, contract = full.problem, full.contract
     axes, metric = problem.axes, contract.to_metric(problem.loss)
-    scores, distances = [], []
+    scores, distances, tail = [], [], ndtri(0.5 + level / 2)
     for held in _holdouts(axes, rungs):
         train = axes[:, ~held]
         if (~held).sum() <= full.num_free or any(len(np.unique(axis)) < 3 for axis in train):
@@ -73,10 +78,14 @@ def extrapolation(full: Fit, *, rungs: int = 3, level: float = 0.90) -> Extrapol
         refit = fit(full.law.name, *train, metric[~held], **options)
         sizes, of = np.unique(axes[:, held], axis=1, return_inverse=True)
         measured = np.bincount(of.ravel(), contract.link(problem.loss[held])) / np.bincount(of.ravel())
-        far = _beyond(train, sizes)
-        for found, truth, distance in zip(profiles(refit, [], sizes, level=level), measured, far, strict=True):
+        far = np.maximum(_beyond(train, sizes), _NEAREST)
+        # The runs held out have errors of their own, which are not the law's.
+        noise = tail * _spread(refit) / np.sqrt(np.bincount(of.ravel()))
+        for found, truth, error, distance in zip(profiles(refit, [], sizes, level=level), measured, noise, far, strict=True):
             ends = contract.link(contract.to_loss(np.array([found.interval.low, found.interval.high], float)))
-            scores.append(max(ends.min() - truth, truth - ends.max(), 0.0) / distance)
+            value = float(contract.link(contract.to_loss(np.array(found.interval.value))))
+            below, above = (float(np.hypot(side, error)) for side in (value - ends.min(), ends.max() - value))
+            scores.append(max(value - below - truth, truth - value - above, 0.0) / distance)
             distances.append(distance)
     if not scores:
         raise InputError(
@@ -86,8 +95,23 @@ def extrapolation(full: Fit, *, rungs: int = 3, level: float = 0.90) -> Extrapol
 
 
 def _holdouts(axes: np.ndarray, rungs: int) -> list[np.ndarray]:
-    """Return masks (n,) of the runs at or above each of the largest values of each axis."""
-    return [axis >= value * (1 - 1e-9) for axis in axes for value in np.unique(axis)[1:][::-1][:rungs]]
+    """Return masks (n,) of the runs at or above each of the largest rungs of each axis; a rung spans a factor of 1.5."""
+    out = []
+    for axis in axes:
+        edges, top, last = [], np.inf, np.inf
+        for value in np.unique(axis)[::-1]:
+            if value < top / _RUNG:
+                edges.append(last)
+                top = value
+            last = value
+        out += [axis >= edge for edge in edges[1 : rungs + 1]]
+    return out
+
+
+def _spread(fit: Fit) -> float:
+    """Return the standard deviation of a run's error, by the median of the residuals."""
+    size = np.abs(fit.problem.residuals(fit.theta[None])[0])
+    return float(np.median(size) / ndtri(0.75) * np.sqrt(fit.num_runs / (fit.num_runs - fit.num_free)))
 
 
 def _beyond(axes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

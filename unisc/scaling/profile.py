@@ -65,7 +65,7 @@ def profiles(
             raise InputError(f"{law.name} has no parameter {name!r}; it has {', '.join(law.names)}")
         if name not in free:
             raise InputError(f"{name} was fixed at {fit.params[name]:g}; leave it free to profile it")
-    degrees = _degrees(fit)
+    degrees = degrees_of_freedom(fit)
     if degrees < 1:
         raise InputError(f"{degrees + fit.num_free} runs leave no degree of freedom for {fit.num_free} parameters; add runs")
     columns = tuple(law.names.index(name) for name in (free if names is None else names))
@@ -230,6 +230,31 @@ class _Tracer:
         return Profile(interval, natural, statistic, self.limit, theta)
 
 
+def unequal_errors(fit: Fit, gradients: np.ndarray) -> np.ndarray:
+    """Return White's test (Q,), about N(0, 1), of whether errors are larger at the runs that move each quantity (Q, P).
+
+    A profile takes errors for alike. Where this is large, it is too narrow.
+    """
+    problem, weight = fit.problem, fit.weight
+    evaluated = problem.law.evaluate(fit.theta[None], problem.axes)
+    first = problem.contract.link.derivatives(evaluated.value)[0] / problem.scale
+    free = fit.lower < fit.upper
+    slopes = (evaluated.gradient * first[..., None])[0][:, free] * np.sqrt(weight)[:, None]
+    left, size, _ = np.linalg.svd(slopes / np.maximum(np.linalg.norm(slopes, axis=0), 1e-300), full_matrices=False)
+    left = left[:, size > 1e-8 * size.max()]
+    leverage = np.minimum((left**2).sum(axis=1), 0.99)
+    residual = problem.residuals(fit.theta[None])[0]
+    contract = problem.contract
+    if contract.loss != "squared":
+        knee = contract.huber_delta if contract.loss == "huber" else 0.0
+        # Under a knee that most residuals pass, all slopes are alike: what differs is how many runs lie near the law.
+        residual = np.minimum(np.abs(residual), max(knee, 3 * float(np.median(np.abs(residual)))))
+    square = weight * residual**2 / (1 - leverage)
+    influence = (gradients[:, free] @ np.linalg.pinv(slopes)) ** 2
+    apart = influence - influence.mean(axis=1, keepdims=True)
+    return apart @ square / np.maximum(square.std() * np.linalg.norm(apart, axis=1), 1e-300)
+
+
 def _local(fit: Fit, gradients: np.ndarray, rise: float) -> tuple[np.ndarray, np.ndarray]:
     """Return directions (Q, P) in which each quantity moves by one at least cost, and its standard error (Q,)."""
     *_, metric = fit.problem.derivatives(fit.theta[None], fit.weight[None], fit.contract.huber_delta)
@@ -244,7 +269,7 @@ def _local(fit: Fit, gradients: np.ndarray, rise: float) -> tuple[np.ndarray, np
     return directions, np.sqrt(2 * variance / rise)
 
 
-def _degrees(fit: Fit) -> int:
+def degrees_of_freedom(fit: Fit) -> int:
     """Return the degrees of freedom that are left: runs of any weight less the parameters fitted."""
     return int((fit.weight > 0).sum()) - fit.num_free
 
@@ -253,7 +278,7 @@ def rise_to_statistic(fit: Fit) -> float:
     """Return what turns a rise of the objective into a statistic distributed as F(1, n - P)."""
     residual = fit.problem.residuals(fit.theta[None])[0]
     weight, contract = fit.weight, fit.contract
-    degrees = max(_degrees(fit), 1)
+    degrees = max(degrees_of_freedom(fit), 1)
     # An exact table has errors of the arithmetic at the least.
     least = _EXACT * float(np.median(np.abs(fit.problem.loss) * contract.link.derivatives(fit.problem.loss)[0]))
     if contract.loss == "squared":
