@@ -4,9 +4,10 @@
 
 Every table is a planted law at a design of realistic sizes with 1 % lognormal errors (the signed laws: errors of 1 % of their
 range; broken laws: 0.5 %), fitted under log residuals and squares. The target of the extrapolation is the law's mean at ten
-times the largest size on every axis. An interval with an open end counts as covering only what it really contains; how many
-were open is printed beside. `default` is what `summarise` and `prediction` return. The Chinchilla law and the power with a floor are also fitted with Huber's loss, and to tables
-whose errors are shared by days or by cells.
+times the largest size on every axis (from losses to a task: one unit of loss beyond the lowest). `default` is what `summarise`
+and `prediction` return. An interval with an open end counts as covering only what it really contains; how many were open is
+printed beside. The Chinchilla law and the power with a floor are also fitted with Huber's loss, and to tables whose errors are
+shared by days or by cells.
 """
 
 import os

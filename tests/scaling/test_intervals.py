@@ -115,6 +115,24 @@ def test_each_kind_gives_the_standard_error_of_its_textbook(kind, robust):
     assert abs(error / textbook(size, loss, not robust) - 1) > 0.2
 
 
+def test_unequal_errors_widen_a_profile_to_the_bootstrap():
+    at = np.linspace(-1, 1, 40)
+    contract = Contract(space="loss", loss="squared")
+    equal, unequal = (
+        bootstrap(fit("log_linear", *straight(noise), contract=contract), draws=1000) for noise in (0.01, 0.02 * at**2)
+    )
+    assert equal.interval("c1") == profile(equal.fit, "c1")
+    assert equal.prediction(1e8).method == "profile"
+    plain, widened = profile(unequal.fit, "c1"), unequal.interval("c1")
+    assert widened.method == "profile as wide as the case bootstrap"
+    by_draws = unequal.interval("c1", method="percentile")
+    assert widened.high - widened.low > 1.25 * (plain.high - plain.low)
+    assert widened.high - widened.low == pytest.approx(by_draws.high - by_draws.low, rel=0.05)
+    assert unequal.prediction(1e9).method == "profile as wide as the case bootstrap"
+    # Residuals that are taken for alike say nothing of it.
+    assert bootstrap(unequal.fit, kind="residual", draws=50).interval("c1") == plain
+
+
 def test_percentile_and_basic_intervals_mirror_each_other():
     size, loss = straight(0.01)
     boot = bootstrap(fit("log_linear", size, loss, contract=Contract(space="loss", loss="squared")), draws=500)

@@ -51,7 +51,9 @@ class Bootstrap:
         student = stdtrit(groups - 1, tail) / ndtri(tail) * np.sqrt(groups / (groups - 1))
         times = student * wanted / np.maximum(width, 1e-300)
         if self.kind in ("cluster", "wild"):
-            return times
+            # Refits begin at the optimum, and where the objective is flat they stay there: then they can but widen.
+            flat = any(not found.interval.bounded for found in self._profiles(level).values())
+            return np.maximum(times, 1.0) if flat else times
         if self.kind == "residual":
             return np.ones_like(times)
         gradients = Quantities(self.fit, columns, grid).gradients(self.fit.theta[None])[0]
@@ -80,38 +82,58 @@ class Bootstrap:
         value = self.fit.params[name]
         if self.fit.lower[column] == self.fit.upper[column]:
             return Interval(value=value, low=value, high=value, level=level, method="fixed")
+        if method == "profile" and self._can_profile:
+            return self._profiled(column, level)
         to, back = _scale_of(self.fit, column)
-        drawn = to(law.natural(self.draws)[:, column])
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-        notes, open_below, open_above = self._at_bounds(column, name, level)
-        label = f"{self.method}, {method}"
+        low, high = np.quantile(to(law.natural(self.draws)[:, column]), [(1 - level) / 2, (1 + level) / 2])
         if method == "basic":
             low, high = 2 * to(np.array(value)) - high, 2 * to(np.array(value)) - low
-        elif method == "profile" and self._can_profile:
-            found = self._profiles(level)
-            watched = found.get(law.parameters[column].of)
-            # An amplitude goes with its exponent: where that is open, neither end of the amplitude is known.
-            known = watched is None or watched.interval.bounded
-            own = found[name].interval
-            asked = own if known or watched is None else watched.interval
-            open_below, open_above = not known or own.low is None, not known or own.high is None
-            notes = [asked.note, *notes] if asked.note else notes
-            label, width = "profile", high - low
-            low, high = (to(np.array(value if end is None else end)) for end in (own.low, own.high))
-            # With one end open the draws' median stands between the two sides.
-            wanted = np.array([width if own.bounded else width / 2])
-            nowhere = np.empty((law.num_axes, 0))
-            times = float(self._times([column], nowhere, wanted, np.array([high - low]), level)[0]) if high > low else 1.0
-            if times != 1.0:
-                centre, label = to(np.array(value)), f"profile as wide as the {self.method}"
-                low, high = centre + times * (low - centre), centre + times * (high - centre)
+        notes, open_below, open_above = self._at_bounds(column, name, level)
         return Interval(
             value=value,
             low=None if open_below else float(back(low)),
             high=None if open_above else float(back(high)),
             level=level,
-            method=label,
-            note="; ".join(notes) if open_below or open_above else "",
+            method=f"{self.method}, {method}",
+            note="; ".join(notes),
+        )
+
+    def _profiled(self, column: int, level: float) -> Interval:
+        """Return the profile interval of a parameter, as wide as the draws where they decide."""
+        law, (to, back) = self.fit.law, _scale_of(self.fit, column)
+        name, of, found = law.names[column], law.parameters[column].of, self._profiles(level)
+        own = found[name].interval
+        if of in found and not (exponent := found[of].interval).bounded:
+            # An amplitude goes with its exponent: where that is open, neither end of the amplitude is known.
+            note = "; ".join([exponent.note, *self._at_bounds(column, name, level)[0]])
+            return replace(own, low=None, high=None, note=note)
+        centre = to(np.array(own.value))
+        low, high = (float(to(np.array(own.value if end is None else end))) for end in (own.low, own.high))
+        drawn = np.quantile(to(law.natural(self.draws)[:, column]), [(1 - level) / 2, (1 + level) / 2])
+        # With one end open the other is compared with half the width of the draws.
+        wanted = np.array([np.ptp(drawn) if own.bounded else np.ptp(drawn) / 2])
+        times = (
+            self._times([column], np.empty((law.num_axes, 0)), wanted, np.array([high - low]), level) if high > low else [1.0]
+        )
+        low, high = (float(centre + times[0] * (end - centre)) for end in (low, high))
+        bounds = np.tile(self.fit.theta, (2, 1))
+        bounds[:, column] = self.fit.lower[column], self.fit.upper[column]
+        least, most = to(law.natural(bounds)[:, column]) if not of else (-np.inf, np.inf)
+        open_below, open_above = own.low is None or low < least, own.high is None or high > most
+        notes = [own.note] if own.note else []
+        if own.bounded and (open_below or open_above):
+            notes = [
+                f"unbounded {'below' if open_below else 'above'}: as wide as the {self.method} it passes the bound of {name}"
+            ]
+        if open_below or open_above:
+            notes += self._at_bounds(column, name, level)[0]
+        return Interval(
+            value=own.value,
+            low=None if open_below else float(back(low)),
+            high=None if open_above else float(back(high)),
+            level=level,
+            method="profile" if times[0] == 1.0 else f"profile as wide as the {self.method}",
+            note="; ".join(notes),
         )
 
     def _at_bounds(self, column: int, name: str, level: float) -> tuple[list[str], bool, bool]:
