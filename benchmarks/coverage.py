@@ -6,8 +6,8 @@ Every table is a planted law at a design of realistic sizes with 1 % lognormal e
 range; broken laws: 0.5 %), fitted under log residuals and squares. The target of the extrapolation is the law's mean at ten
 times the largest size on every axis (from losses to a task: one unit of loss beyond the lowest). `default` is what `summarise`
 and `prediction` return. An interval with an open end counts as covering only what it really contains; how many were open is
-printed beside. The Chinchilla law and the power with a floor are also fitted with Huber's loss, and to tables whose errors are
-shared by days or by cells.
+printed beside. The Chinchilla law and the power with a floor are also fitted with Huber's loss, to tables whose errors are
+shared by days or by cells, and to tables whose errors differ (`unequal`); there `profile alone` ignores both.
 """
 
 import os
@@ -45,6 +45,7 @@ class Case:
     contract: Contract
     noise: float = 0.01
     clusters: np.ndarray | None = None
+    unequal: bool = False
     label: str = "squares"
 
 
@@ -112,6 +113,7 @@ def cases(names) -> list[Case]:
         out.append(Case(**days, contract=squares, clusters=np.arange(10).repeat(runs), label="10 days"))
         cells = {**plain, "axes": axes.repeat(3, axis=1)}
         out.append(Case(**cells, contract=squares, clusters=np.arange(runs).repeat(3), label=f"{runs} cells x 3 seeds"))
+        out.append(Case(**plain, contract=squares, unequal=True, label="unequal"))
     return out
 
 
@@ -127,6 +129,9 @@ def simulate(case: Case, seed: int, draws: int) -> dict[str, list[tuple[bool, bo
     if case.clusters is not None:
         shared = rng.standard_normal(case.clusters.max() + 1)[case.clusters]
         error = SHARED * shared + OWN * rng.standard_normal(runs)
+    if case.unequal:  # larger at the ends of the first axis, which decide its exponent
+        place = np.log(case.axes[0])
+        error = error * (0.3 + 2.0 * np.abs(place - place.mean()) / np.ptp(place))
     link = case.contract.link
     scale = np.ptp(mean) if case.contract.space == "loss" else 1.0
     columns = (*case.axes, link.inverse(link(mean) + scale * error))
@@ -140,10 +145,10 @@ def simulate(case: Case, seed: int, draws: int) -> dict[str, list[tuple[bool, bo
         intervals = [by.interval(p, LEVEL, how) for p in case.truth]
         intervals.append(by.prediction(*case.far[:, 0], level=LEVEL, method=how))
         out[name] = [(i.holds(t), i.bounded) for i, t in zip(intervals, truths, strict=True)]
-    if case.clusters is not None:
-        alone = bootstrap(found, draws=1, seed=seed)
+    if case.clusters is not None or case.unequal:
+        alone = bootstrap(found, kind="residual", draws=1)  # whose intervals are profiles, whatever the errors
         intervals = [*(alone.interval(p, LEVEL) for p in case.truth), alone.prediction(*case.far[:, 0], level=LEVEL)]
-        out["clusters ignored"] = [(i.holds(t), i.bounded) for i, t in zip(intervals, truths, strict=True)]
+        out["profile alone"] = [(i.holds(t), i.bounded) for i, t in zip(intervals, truths, strict=True)]
     return out
 
 
@@ -186,18 +191,37 @@ def show(rows: list[dict]) -> None:
         )
 
 
+def summary(rows: list[dict]) -> str:
+    """Return a Markdown table: a line per law and kind of errors, coverage of its parameters and of the extrapolation."""
+    methods = [*METHODS, "profile alone"]
+    lines = ["| law | errors | runs | " + " | ".join(f"{m}: parameters; 10x" for m in methods) + " | open |"]
+    lines.append("|---" * (4 + len(methods)) + "|")
+    grouped = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        grouped[row["law"], row["errors"], row["runs"]][row["method"]].append(row)
+    for (law, errors, runs), of in grouped.items():
+        cells = []
+        for method in methods:
+            *params, far = [r["coverage"] for r in of[method]] or [None]
+            cells.append(f"{min(params):.3f} to {max(params):.3f}; {far:.3f}" if far is not None else "")
+        opened = [f"{r['quantity']} {1 - r['bounded']:.0%}" for r in of["default"] if r["bounded"] < 1]
+        lines.append(f"| {law} | {errors} | {runs} | {' | '.join(cells)} | {', '.join(opened)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Simulate, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, default=500)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--laws", nargs="*", default=list(LAWS), choices=list(LAWS))
+    parser.add_argument("--errors", nargs="*", help="kinds of errors by label: squares, unequal, ...")
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     began, rows = time.perf_counter(), []
     with ProcessPoolExecutor(args.jobs) as pool:
-        chosen = cases(args.laws)
+        chosen = [case for case in cases(args.laws) if not args.errors or case.label in args.errors]
         step = 10
         pending = [
             (
@@ -215,6 +239,7 @@ def main() -> None:
             show(rows[start:])
             settings = {"tables": args.tables, "draws": args.draws, "level": LEVEL, "seconds": time.perf_counter() - began}
             args.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+    print(summary(rows))
     print(f"{time.perf_counter() - began:.0f} s")
 
 
