@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from unisc.errors import InputError
+from unisc.scaling.bootstrap import Bootstrap
 from unisc.scaling.fit import Fit
 from unisc.scaling.information import Targets, loss_slopes, robust_widths, target_points
-from unisc.scaling.intervals import Bootstrap
 from unisc.scaling.refits import again, objectives, omissions, without
 from unisc.scaling.table import column
 
