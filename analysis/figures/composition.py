@@ -7,15 +7,12 @@ from matplotlib.figure import Figure
 from analysis.figures.parts import levels, name, reading, said, span, whisker
 from unisc.errors import InputError
 from unisc.report import style
-from unisc.report.numbers import short
 from unisc.scaling import Bootstrap, Fit, Interval
 
 _POINTS = 60
 
 
-def composition_curves(
-    fit: Fit, boot: Bootstrap | None = None, *, level: float = 0.90, seeds: int | None = None
-) -> Figure:
+def composition_curves(fit: Fit, boot: Bootstrap | None = None, *, level: float = 0.90, seeds: int | None = None) -> Figure:
     """Draw the exchange rates, the metric over effective data, and, where rates change with size, the rates over size.
 
     Raises:
@@ -111,10 +108,6 @@ def _over_size(ax: Axes, fit: Fit, boot: Bootstrap | None, level: float) -> None
         if drawn is not None:
             base, slope = (drawn[:, fit.law.names.index(f"{kind}_{origin}"), None] for kind in "wk")
             ax.fill_between(sizes, *np.quantile(base + slope * log_size, tail, axis=0), color=colour, alpha=0.15, lw=0)
-        ax.annotate(
-            origin.replace("_", " "), (sizes[0], rates_at(fit, sizes[:1])[1 + index, 0]), (2, 7), textcoords="offset points",
-            color=colour, fontsize=8,
-        )  # fmt: skip
     ax.set_xscale("log")
     style.log_counts(ax.xaxis)
-    ax.set(xlabel=name("N"), ylabel=f"worth in {fit.labels[1]} examples", title=f"Rates over {short(len(fit.labels) - 2)} origins")
+    ax.set(xlabel=name("N"), ylabel=f"worth in {fit.labels[1]} examples", title="Rates by model size")

@@ -25,13 +25,13 @@ def isoflop_valleys(found: IsoFlop, *, level: float = 0.90, metric: str = "loss"
         left.plot(*valley.parabola_curve(found.parabola), color=colour, lw=1.1, ls=(0, (4, 2)), zorder=2)
         for reading, best in valley.optima.items():
             left.plot(best.size, best.loss, _LOOKS[reading][1], mfc="white", mec=style.INK, mew=1.0, ms=5, zorder=5)
-        side = valley.size.argmin()
         left.annotate(
-            short(valley.compute), (valley.size[side], valley.loss[side]), (-4, 0), textcoords="offset points", ha="right",
-            va="center", fontsize=7, color=style.MUTED,
+            short(valley.compute), (valley.size[-1], valley.loss[-1]), (4, 0), textcoords="offset points", va="center",
+            fontsize=7, color=style.MUTED,
         )  # fmt: skip
     left.set_xscale("log")
-    left.set_xlim(left=left.get_xlim()[0] * (left.get_xlim()[0] / left.get_xlim()[1]) ** 0.1)
+    low, high = left.get_xlim()
+    left.set_xlim(right=high * (high / low) ** 0.08)
     style.log_counts(left.xaxis)
     left.set(xlabel=name("N"), ylabel=metric, title="Loss by budget (FLOPs)")
     skipped = _optima(right, found, level)
@@ -39,10 +39,21 @@ def isoflop_valleys(found: IsoFlop, *, level: float = 0.90, metric: str = "loss"
     left_out = "".join(f"; {reading} leaves out {count}" for reading, count in skipped.items() if count)
     style.note(fig, f"{runs} best runs per size at {len(found.valleys)} budgets{left_out}; {level:.0%} intervals, noisy optima")
     handles = [
-        Line2D([], [], color=style.MUTED, lw=1.1, ls=line, marker=mark, mfc="white", mec=style.INK, ms=5, label=reading)
+        Line2D(
+            [],
+            [],
+            color=style.MUTED,
+            lw=1.1,
+            ls=line,
+            marker=mark,
+            mfc="white",
+            mec=style.INK,
+            ms=5,
+            label=f"valley and optimum, {reading}",
+        )
         for reading, (_, mark, line) in _LOOKS.items()
     ]
-    left.legend(handles=handles, loc="upper right", title="valley and optimum", title_fontsize=8)
+    fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
 
 
@@ -83,7 +94,7 @@ def approaches(found: ComputeOptimal, *, level: float = 0.90) -> Figure:
     """Draw what each approach asks for: the exponent of the optimal size, and the size at each target budget."""
     names = list(found.approaches)
     targets = [row.compute for row in found.disagreement]
-    fig, axes = style.figure(1 + len(targets), 3.4 + 2.6 * len(targets), 1.5 + 0.33 * len(names), sharey=True)
+    fig, axes = style.figure(1 + len(targets), 3.4 + 2.6 * len(targets), 1.7 + 0.33 * len(names), sharey=True)
     columns = [[found.approaches[approach].size_exponent for approach in names]]
     columns += [[found.approaches[approach].targets[index].size for approach in names] for index in range(len(targets))]
     for place, (ax, intervals) in enumerate(zip(axes, columns, strict=True)):
@@ -99,8 +110,8 @@ def approaches(found: ComputeOptimal, *, level: float = 0.90) -> Figure:
         if place:
             style.log_counts(ax.xaxis)
             row = found.disagreement[place - 1]
-            met = {True: "intervals meet", False: "intervals do not meet", None: "too few intervals"}[row.intervals_overlap]
-            ax.set(xlabel=f"optimal {name('N')}", title=f"at {short(row.compute)} FLOPs: {number(row.size_ratio)}×, {met}")
+            met = {True: "intervals meet", False: "intervals apart", None: "too few intervals"}[row.intervals_overlap]
+            ax.set(xlabel=f"optimal {name('N')}", title=f"at {short(row.compute)} FLOPs\n{number(row.size_ratio)}×, {met}")
         else:
             ax.set(xlabel="exponent of size in compute", title="Power")
     labels = [f"{approach.replace('_', ', ')} ({found.approaches[approach].num_points})" for approach in names]
@@ -116,7 +127,9 @@ def speedup(found: Speedup) -> Figure:
     points = [point for point in found.points if point.speedup.value > 0]
     x = np.array([point.compute for point in points])
     ax.plot(x, [point.speedup.value for point in points], color=style.COLOURS[0], marker="o", ms=4)
-    ends = [(p.compute, p.speedup.low, p.speedup.high) for p in points if p.speedup.low is not None and p.speedup.high is not None]
+    ends = [
+        (p.compute, p.speedup.low, p.speedup.high) for p in points if p.speedup.low is not None and p.speedup.high is not None
+    ]
     if ends:
         at, low, high = (np.array(column) for column in zip(*ends, strict=True))
         ax.fill_between(at, low, high, color=style.COLOURS[0], alpha=0.15, lw=0)

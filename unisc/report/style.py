@@ -91,9 +91,7 @@ def shades(count: int) -> list:
     return sns.color_palette("crest", count)
 
 
-def figure(
-    columns: int, width: float = 9.0, height: float = 3.0, rows: int = 1, **options: Any
-) -> tuple[Figure, list[Axes]]:
+def figure(columns: int, width: float = 9.0, height: float = 3.0, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """Return a themed figure of `width` x `height` inches with rows of axes, row by row, laid out without overlaps."""
     sns.set_theme(context="paper", style="ticks", palette=list(COLOURS), rc=_THEME)
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
