@@ -29,7 +29,7 @@ def build(found: Outcome, out: Path) -> Path:
     """Write the page of a fit into a folder and return its path."""
     result = found.to_json()
     optimal = _optimal(found)
-    page = Page(f"{found.fit.law.name.replace('_', ' ')} law of {Path(found.prepared.table.source).name}")
+    page = Page(f"{found.fit.law.name.replace('_', ' ').capitalize()} law of {Path(found.prepared.table.source).name}")
     _head(page, found)
     _numbers(page, found)
     _law(page, found)
@@ -56,8 +56,8 @@ def build(found: Outcome, out: Path) -> Path:
     page.heading("Residuals")
     page.figure(
         figures.residuals(found.fit),
-        "What the law leaves, in the space in which it was fitted. A trend is a law that does not hold; runs are numbered from 0 "
-        "as they were fitted.",
+        "What the law leaves, in the space in which it was fitted. A trend is a law that does not hold; runs are numbered "
+        "from 0 as they were fitted.",
     )
     return page.write(out, {"fit.json": result})
 
@@ -101,11 +101,11 @@ def _numbers(page: Page, found: Outcome) -> None:
         rows = []
         for at, interval in found.predictions:
             place = ", ".join(f"{label} = {short(value)}" for label, value in at.items())
-            rows.append([place, *_interval(interval.to_json(), digits=4)])
+            rows.append([place, *_interval(interval.to_json())])
         page.table(["prediction at", found.fit.contract.metric, "low", "high", "interval"], rows, text=(0, 4))
     rows = [[name, *_interval(interval)] for name, interval in found.intervals.items()]
     derived = found.fit.to_json()["derived"]
-    rows += [[name, (f"{value:.4g}", value), "", "", "follows from the parameters"] for name, value in derived.items()]
+    rows += [[name, _shown(value), "", "", "follows from the parameters"] for name, value in derived.items()]
     page.table(["parameter", "value", "low", "high", "interval"], rows, text=(0, 4))
     certificate = found.fit.certificate
     page.text(
@@ -116,14 +116,19 @@ def _numbers(page: Page, found: Outcome) -> None:
     )
 
 
-def _interval(interval: Mapping[str, Any], digits: int = 4) -> list[Any]:
+def _interval(interval: Mapping[str, Any]) -> list[Any]:
     said = (
         f"{interval['level']:.0%} {interval['method']}" if interval["method"] not in ("none", "fixed") else interval["method"]
     )
     note = f"{said}; {interval['note']}" if interval["note"] and said != "none" else said
     unknown = "" if interval["method"] == "none" else "unbounded"
-    ends = [unknown if interval[end] is None else (number(interval[end], digits), interval[end]) for end in ("low", "high")]
-    return [(number(interval["value"], digits), interval["value"]), *ends, note]
+    ends = [unknown if interval[end] is None else _shown(interval[end]) for end in ("low", "high")]
+    return [_shown(interval["value"]), *ends, note]
+
+
+def _shown(value: float) -> tuple[str, float]:
+    """Write a number that may be of any size."""
+    return f"{value:.4g}" if abs(value) >= 1e6 else number(value, 4), value
 
 
 def _law(page: Page, found: Outcome) -> None:
@@ -143,7 +148,7 @@ def _backtest(page: Page, found: Outcome) -> None:
         page.text(f"No backtest: {found.no_backtest}.")
         return
     rows = [
-        [name, (f"{s.mean_absolute:.4g}", s.mean_absolute), percent(s.relative), number(s.bias)]
+        [name.replace("_", " "), (f"{s.mean_absolute:.4g}", s.mean_absolute), percent(s.relative), number(s.bias)]
         for name, s in back.scores.items()
     ]
     page.table(["method", "mean error", "relative", "bias"], rows)
@@ -170,7 +175,7 @@ def _optimal(found: Outcome) -> ComputeOptimal | None:
     """Ask the three approaches, where the fit is of loss by size and data in the common way."""
     fit, options = found.fit, found.prepared.options
     contract = fit.contract
-    if fit.law.name != "chinchilla" or contract.better == "higher" or contract.upper is not None or options.fix:
+    if fit.labels != ("N", "D") or contract.better == "higher" or contract.upper is not None or options.fix:
         return None
     size, data = fit.problem.axes
     try:

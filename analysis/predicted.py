@@ -41,6 +41,8 @@ def draw(tested: Mapping[str, Backtest], metric: str = "log loss") -> Figure:
     style.log_counts(errors.xaxis)
     errors.set(xlabel=f"mean absolute error of {metric}", title="Against naive baselines")
     errors.grid(axis="y", visible=False)
+    level = max(test.level for test in tested.values())
+    style.note(fig, f"{len(everything) // 2} held-out runs; {level:.0%} prediction intervals for a single run")
     return fig
 
 

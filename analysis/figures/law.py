@@ -117,7 +117,7 @@ def _line(ax: Axes, along, axes, plane: Plane, boot: Bootstrap | None, last: flo
 
 
 def _aim(ax: Axes, x: float, interval: Interval) -> None:
-    if interval.bounded:
+    if interval.low is not None and interval.high is not None:
         ax.plot([x, x], [interval.low, interval.high], color=_AIM["color"], lw=1.6, alpha=0.7, zorder=5)
     ax.plot(x, interval.value, **_AIM)
 

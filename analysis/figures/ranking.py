@@ -53,5 +53,5 @@ def tournament_ranking(found: Tournament, *, metric: str = "loss") -> Figure:
     handles = [Line2D([], [], ls="", marker=m, mfc=f, mec=e, mew=1.3, ms=6, label=label) for label, f, e, m in looks]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
     cuts = f"after {found.num_cuts} growing cuts in compute"
-    style.note(fig, f"{found.num_predicted} budgets predicted {cuts}; {len(found.left_out)} laws left out")
+    style.note(fig, f"{found.num_predicted} runs predicted {cuts}; {len(found.left_out)} laws left out")
     return fig

@@ -135,7 +135,7 @@ def influence(
     moved = np.asarray(predictions, float)
     order = np.argsort(-np.abs(moved - now.value), kind="stable")[:most]
     fig, (ax,) = style.figure(1, 6.6, 1.3 + 0.24 * len(order))
-    if now.bounded:
+    if now.low is not None and now.high is not None:
         ax.axvspan(now.low, now.high, color=style.MUTED, alpha=0.14, lw=0, zorder=0)
     ax.axvline(now.value, color=style.INK, lw=1.0)
     for row, at in enumerate(order):

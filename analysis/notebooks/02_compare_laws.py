@@ -51,7 +51,7 @@ class Config:
 def write_sweep(folder: Path) -> None:
     """Write a plan and the records of runs that followed a law with some noise."""
     experiment = ModuleType("experiments.planted")
-    experiment.Config, experiment.VERSION = Config, 1
+    vars(experiment).update(Config=Config, VERSION=1)
     folder.mkdir(parents=True)
     rng, runs = np.random.default_rng(0), []
     for size in np.geomspace(1e4, 3e6, 6).astype(int).tolist():

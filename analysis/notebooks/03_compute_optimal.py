@@ -66,9 +66,7 @@ for name, approach in found.approaches.items():
 for row in found.disagreement:
     print(f"at {row.compute:.3g} FLOPs the sizes differ {row.size_ratio:.2f}-fold, {row.smallest} to {row.largest}")
 for bias in found.bias:
-    print(
-        f"{bias.reading} reads noiseless valleys of the fitted surface with an error in the exponent of {bias.size_exponent:+.3f}"
-    )
+    print(f"{bias.reading} misses the exponent of noiseless valleys of the fitted surface by {bias.size_exponent:+.3f}")
 
 # %%
 SVG(style.svg(figures.approaches(found)))
