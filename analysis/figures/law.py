@@ -100,8 +100,8 @@ def _over_compute(ax: Axes, plane: Plane, boot, unseen, aims, level: float, fact
         _aim(ax, float(factor * size[0] * data[0]), interval)
     _finish(ax, float(compute.max()), float(along[-1]))
     ax.set_xlabel(f"{name('C')} = {factor:g} {plane.fit.labels[0]} {plane.data_label}")
-    mixed = ", mean composition" if plane.fit.law.name.startswith("composition") else ""
-    return [Line2D([], [], color=style.INK, lw=1.3, label=f"law at its best size{mixed}")]
+    where = ", ".join(words for words in ("law at its best size", plane.elsewhere) if words)
+    return [Line2D([], [], color=style.INK, lw=1.3, label=where)]
 
 
 def _line(ax: Axes, along, axes, plane: Plane, boot: Bootstrap | None, last: float, level: float, colour) -> None:

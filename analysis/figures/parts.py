@@ -40,7 +40,8 @@ def said(fit: Fit, boot: Bootstrap | None, level: float, seeds: int | None = Non
 class Plane:
     """Hold a law's runs (n,) by size, and by data where it has such an axis; a law of one axis has `data` None.
 
-    A place on the plane stands for a point on all axes: origins keep the table's shares, any other axis its median.
+    A place on the plane stands for a point on all axes: origins keep the table's shares, distinct examples are all examples (none
+    is seen twice), any other axis is at its median. `elsewhere` says so in words.
     """
 
     fit: Fit
@@ -59,6 +60,14 @@ class Plane:
         """The runs' metric (n,)."""
         return self.fit.contract.to_metric(self.fit.problem.loss)
 
+    @property
+    def elsewhere(self) -> str:
+        """Where the axes lie that are neither size nor data."""
+        if self.fit.law.name.startswith("composition"):
+            return "mean composition"
+        others = [label for label in self.fit.labels[1:] if label != self.data_label]
+        return ", ".join("no repeats" if label == "U" else f"median {label}" for label in others if self.data is not None)
+
     def of_axes(self, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return size and data (m,) of other runs, given by axis (X, m)."""
         return _size_and_data(self.fit, axes)[:2]
@@ -72,6 +81,8 @@ class Plane:
             shares = axes[1:].sum(axis=1) / axes[1:].sum()
             return np.asarray(size, float), *(share * np.asarray(data, float) for share in shares)
         given = {fit.labels[0]: size, self.data_label: data}
+        if "U" not in given:
+            given["U"] = data
         return tuple(
             np.asarray(given[label] if label in given else np.median(axis), float)
             for label, axis in zip(fit.labels, axes, strict=True)

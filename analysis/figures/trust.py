@@ -79,7 +79,7 @@ def profile_curves(found: Sequence[Profiled], names: Sequence[str], *, num_runs:
     """Draw how much worse the best refit gets as a parameter is held away from its optimum, with the limit of the interval."""
     columns = min(len(found), MAX_COLUMNS)
     rows = -(-len(found) // columns)
-    fig, axes = style.figure(columns, max(2.1 * columns, 4.2), 0.5 + 2.2 * rows, rows=rows, sharey=True)
+    fig, axes = style.figure(columns, max(2.1 * columns, 5.6), 0.5 + 2.2 * rows, rows=rows, sharey=True)
     for ax, one, title in zip(axes, found, names, strict=False):
         _profile(ax, one)
         ax.set_title(title)
@@ -89,7 +89,7 @@ def profile_curves(found: Sequence[Profiled], names: Sequence[str], *, num_runs:
         first.set_ylabel("rise, F statistic")
     runs = "" if num_runs is None else f"{num_runs} runs; "
     level = found[0].interval.level
-    style.note(fig, f"{runs}orange: the {level:.0%} limit; grey: inside the interval; arrows: no limit was met on that side")
+    style.note(fig, f"{runs}dashed: the {level:.0%} limit; grey: the interval; arrow: unbounded on that side")
     return fig
 
 
@@ -101,7 +101,11 @@ def _profile(ax: Axes, one: Profiled) -> None:
     amplitude = values.min() > 0 and values.max() > 20 * values.min()
     if amplitude:
         ax.set_xscale("log")
-    ax.plot(values, statistic, color=style.COLOURS[0], marker=".", ms=4, lw=1.3)
+    # The root of the statistic, with its side, is nearly straight between refits: so is the curve drawn between them.
+    along = np.unique(np.concatenate([np.linspace(values[0], values[-1], 120), values]))
+    root = np.interp(along, values, np.sign(values - interval.value) * np.sqrt(statistic))
+    ax.plot(along, root**2, color=style.COLOURS[0], lw=1.3)
+    ax.plot(values, statistic, ".", color=style.COLOURS[0], ms=4)
     ax.axhline(one.limit, color=style.COLOURS[1], lw=1.1, ls="--")
     ax.axvline(interval.value, color=style.MUTED, lw=0.9, ls=":")
     ax.set_ylim(-0.08 * top, top)
@@ -117,8 +121,8 @@ def _profile(ax: Axes, one: Profiled) -> None:
                 "unbounded", (edge, height), (5 if side == "left" else -5, 6), xycoords="axes fraction",
                 textcoords="offset points", ha=side, fontsize=7.5, color=style.COLOURS[1],
             )  # fmt: skip
-    ends = ["unbounded" if end is None else number(end) for end in (interval.low, interval.high)]
-    ax.set_xlabel(f"{number(interval.value)} [{ends[0]}, {ends[1]}]", fontsize=8)
+    ends = ["unbounded" if end is None else number(end, 4) for end in (interval.low, interval.high)]
+    ax.set_xlabel(f"{number(interval.value, 4)} [{ends[0]}, {ends[1]}]", fontsize=8)
     if amplitude:
         style.log_counts(ax.xaxis)
     else:
