@@ -40,8 +40,8 @@ def said(fit: Fit, boot: Bootstrap | None, level: float, seeds: int | None = Non
 class Plane:
     """Hold a law's runs (n,) by size, and by data where it has such an axis; a law of one axis has `data` None.
 
-    A place on the plane stands for a point on all axes: origins keep the table's shares, distinct examples are all examples (none
-    is seen twice), any other axis is at its median. `elsewhere` says so in words.
+    A place on the plane stands for a point on all axes: origins keep the table's shares, distinct examples are all examples
+    (none is seen twice), any other axis is at its median. `elsewhere` says so in words.
     """
 
     fit: Fit

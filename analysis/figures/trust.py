@@ -102,8 +102,10 @@ def _profile(ax: Axes, one: Profiled) -> None:
     if amplitude:
         ax.set_xscale("log")
     # The root of the statistic, with its side, is nearly straight between refits: so is the curve drawn between them.
-    along = np.unique(np.concatenate([np.linspace(values[0], values[-1], 120), values]))
-    root = np.interp(along, values, np.sign(values - interval.value) * np.sqrt(statistic))
+    spaced = np.geomspace if amplitude else np.linspace
+    along = np.unique(np.concatenate([spaced(values[0], values[-1], 120), values]))
+    to = np.log if amplitude else np.asarray
+    root = np.interp(to(along), to(values), np.sign(values - interval.value) * np.sqrt(statistic))
     ax.plot(along, root**2, color=style.COLOURS[0], lw=1.3)
     ax.plot(values, statistic, ".", color=style.COLOURS[0], ms=4)
     ax.axhline(one.limit, color=style.COLOURS[1], lw=1.1, ls="--")
