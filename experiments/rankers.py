@@ -18,7 +18,7 @@ from flax import nnx
 
 from unisc.config import Runtime
 from unisc.data import manifest
-from unisc.data.columns import load
+from unisc.data.columns import Columns, load
 from unisc.errors import InputError
 from unisc.models import zoo
 from unisc.train import loop
@@ -32,6 +32,9 @@ VERSION = 2
 EMBED_DIM = 16
 LISTWISE = ("din", "hiformer", "hhsft", "hstu", "onetrans", "transformer")
 """Rankers that have, or can have, work done once a list; their batches say where each list stands."""
+METRICS = ("eval/exposed/auc_roc", "eval/exposed/gauc", "eval/exposed/mrr", "eval/exposed/log_loss_calibrated")
+"""The metrics a comparison shows."""
+FLOORS = ()
 LIST_LEN = 16
 """Lists are cut here: empty slots cost, and so does a context met twice."""
 
@@ -85,11 +88,9 @@ def default(samples: Path, *, model: str = "hhsft", size: str = "m", seed: int =
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train one ranker on the samples in `runtime.data_dir` and score it on the test day; return metrics, counts, timing."""
     began = time.perf_counter()
-    started = _start(config, runtime)
-    trained = loop.train(
-        started.model, started.columns, config.train, embed_dim=config.model.embed_dim, runtime=started.runtime
-    )
-    return _finish(config, runtime, trained, began)
+    train_columns, test_columns = read(config.data, Path(runtime.data_dir))
+    trained = fit(config, train_columns, runtime)
+    return _scored(config, runtime, trained, test_columns, began)
 
 
 def run_packed(configs: Sequence[Config], runtimes: Sequence[Runtime]) -> list[Mapping[str, Any] | Exception]:
@@ -99,22 +100,32 @@ def run_packed(configs: Sequence[Config], runtimes: Sequence[Runtime]) -> list[M
       InputError: runs that one program cannot train together; the message names what differs.
     """
     began = time.perf_counter()
-    started = [_start(config, runtime) for config, runtime in zip(configs, runtimes, strict=True)]
+    data = [read(config.data, Path(runtime.data_dir)) for config, runtime in zip(configs, runtimes, strict=True)]
+    started = [start(config, columns, runtime) for config, (columns, _), runtime in zip(configs, data, runtimes, strict=True)]
     trained = train_packed(started, embed_dim=configs[0].model.embed_dim)
-    done = zip(configs, runtimes, trained, strict=True)
     return [
-        result if isinstance(result, Exception) else _finish(config, runtime, result, began) for config, runtime, result in done
+        result if isinstance(result, Exception) else _scored(config, runtime, result, test_columns, began)
+        for config, runtime, result, (_, test_columns) in zip(configs, runtimes, trained, data, strict=True)
     ]
 
 
-def _start(config: Config, runtime: Runtime) -> PackedRun:
-    """Open the data and build the model: all that training takes."""
-    samples = Path(runtime.data_dir)
+def read(data: DataConfig, samples: Path) -> tuple[Columns, Columns]:
+    """Map the train and the test split. Raises InputError for other samples than the configuration's."""
     found = manifest.read(samples, kind="samples")["fingerprint"]
-    if found != config.data.samples:
-        raise InputError(f"{samples}: samples {found}, but this run is of {config.data.samples}; give those samples")
-    columns = load(samples, "train", history_len=config.data.history_len, fraction=config.data.fraction)
+    if found != data.samples:
+        raise InputError(f"{samples}: samples {found}, but this run is of {data.samples}; give those samples")
+    train = load(samples, "train", history_len=data.history_len, fraction=data.fraction)
+    return train, load(samples, "test", history_len=data.history_len)
 
+
+def fit(config: Config, columns: Columns, runtime: Runtime) -> loop.TrainResult:
+    """Train the configured ranker on all of `columns`."""
+    run = start(config, columns, runtime)
+    return loop.train(run.model, run.columns, run.config, embed_dim=config.model.embed_dim, runtime=run.runtime)
+
+
+def start(config: Config, columns: Columns, runtime: Runtime) -> PackedRun:
+    """Build the model and say where and how it trains."""
     # The model, each task's logit starting at the log odds of its base rate.
     rates = np.clip(columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
     bias = tuple(float(b) for b in np.log(rates / (1 - rates)))
@@ -134,20 +145,23 @@ def _start(config: Config, runtime: Runtime) -> PackedRun:
     return PackedRun(model=model, columns=columns, config=config.train, runtime=training)
 
 
-def _finish(config: Config, runtime: Runtime, trained: loop.TrainResult, began: float) -> Mapping[str, Any]:
-    """Score a trained ranker and say what it took."""
+def _scored(
+    config: Config, runtime: Runtime, trained: loop.TrainResult, test_columns: Columns, began: float
+) -> Mapping[str, Any]:
     # The evaluation: requests of the test day, as shown and in full.
-    test_columns = load(Path(runtime.data_dir), "test", history_len=config.data.history_len)
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
+    return record(config, trained, result.metrics, began=began)
 
-    ranker, counts, spec = zoo.ranker_of(config.model), trained.counts, trained.row_map.spec
-    params = ranker.num_params(config.model, spec)
-    flops = ranker.flops_per_example(config.model, spec)
+
+def record(config: Config, trained: loop.TrainResult, metrics: Mapping[str, float], *, began: float) -> dict[str, Any]:
+    """Return what a run leaves: its metrics, counts of parameters and of what it consumed, and seconds since `began`."""
+    ranker, spec, counts = zoo.ranker_of(config.model), trained.row_map.spec, trained.counts
+    params, flops = ranker.num_params(config.model, spec), ranker.flops_per_example(config.model, spec)
     itemsize = 2 if config.train.compute == "bfloat16" else 4
     moved = zoo.bytes_per_example(config.model, spec, itemsize=itemsize)
     return {
-        "metrics": {**result.metrics, "train/loss": trained.loss},
+        "metrics": {**metrics, "train/loss": trained.loss},
         "counts": {
             "num_params_dense": params.dense,
             "num_params_embedding": params.embedding,

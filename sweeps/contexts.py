@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import rankers
-from sweeps.rankers import METRICS, interval
+from sweeps.rankers import interval
 from unisc.config import Runtime, override
 from unisc.data.columns import load
 from unisc.errors import InputError, run_command
@@ -65,14 +65,14 @@ def main() -> None:
 
 def table(records: Mapping[tuple[str, Context, int], Mapping[str, Any]]) -> str:
     """Return the table of differences; seeds of which only one context is recorded are left out."""
-    names = [metric.removeprefix("eval/exposed/") for metric in METRICS]
+    names = [metric.removeprefix("eval/exposed/") for metric in rankers.METRICS]
     lines = [f"{'ranker':12} {'seeds':>5} {'':7}" + "".join(f"{name:>27}" for name in names)]
     for model in dict.fromkeys(model for model, _, _ in records):
         of = {context: {s: r for (m, c, s), r in records.items() if (m, c) == (model, context)} for context in CONTEXTS}
         seeds = sorted(of["joint"].keys() & of["shared"].keys())
         if not seeds:
             continue
-        values = {c: [[of[c][s]["metrics"][metric] for s in seeds] for metric in METRICS] for c in CONTEXTS}
+        values = {c: [[of[c][s]["metrics"][metric] for s in seeds] for metric in rankers.METRICS] for c in CONTEXTS}
         for context in CONTEXTS:
             means = "".join(f"{statistics.fmean(each):27.4f}" for each in values[context])
             lines.append(f"{model:12} {len(seeds):5} {context:7}{means}")

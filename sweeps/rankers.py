@@ -1,18 +1,21 @@
 """The ranker zoo as a sweep: every architecture at some sizes and seeds on one set of samples, and a table of how they did.
 
-`python -m sweeps.rankers SAMPLES --out DIR --sizes s --seeds 0 1 2`; killed and typed again it continues. The table gives the
-mean over seeds with its 90 % t interval; it compares architectures at one rate each, so a difference is one of these settings.
+`python -m sweeps.rankers SAMPLES --out DIR --sizes s --seeds 0 1 2`; killed and typed again it continues. Samples made by
+retrieval are for `--experiment next_item`. The table gives the mean over seeds with its 90 % t interval; it compares
+architectures at one rate each, so a difference is one of these settings.
 """
 
 import argparse
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from scipy import stats
 
-from experiments import rankers
+from experiments import next_item, rankers
 from unisc.config import Runtime, override
 from unisc.data.columns import load
 from unisc.errors import run_command
@@ -20,10 +23,18 @@ from unisc.models import zoo
 from unisc.sweep.launch.local import run_sweep
 from unisc.sweep.plan import Run
 
-METRICS = ("eval/exposed/auc_roc", "eval/exposed/gauc", "eval/exposed/mrr", "eval/exposed/log_loss_calibrated")
+EXPERIMENTS = {"rankers": rankers, "next_item": next_item}
 
 
-def runs(samples: Path, *, models: Sequence[str], sizes: Sequence[str], seeds: Sequence[int], fraction: float) -> list[Run]:
+def runs(
+    samples: Path,
+    *,
+    models: Sequence[str],
+    sizes: Sequence[str],
+    seeds: Sequence[int],
+    fraction: float,
+    experiment: ModuleType = rankers,
+) -> list[Run]:
     """List the runs, largest first."""
     data = load(samples, "train", history_len=20)
     volume = {"num_candidates": data.num_examples, "num_requests": data.num_requests}
@@ -31,11 +42,11 @@ def runs(samples: Path, *, models: Sequence[str], sizes: Sequence[str], seeds: S
     for model in models:
         for size in sizes:
             for seed in seeds:
-                config = rankers.default(samples, model=model, size=size, seed=seed)
+                config = experiment.default(samples, model=model, size=size, seed=seed)
                 config = override(config, {"data.fraction": fraction})
                 flops = zoo.RANKERS[model].flops_per_example(config.model, data.spec)
                 cost, label = float(flops.train(**volume)), f"{model} {size} seed {seed}"
-                planned.append(Run.of(rankers, config, cost=cost, label=label, compile_key=f"{model} {size}"))
+                planned.append(Run.of(experiment, config, cost=cost, label=label, compile_key=f"{model} {size}"))
     return sorted(planned, key=lambda run: -run.cost)
 
 
@@ -43,6 +54,7 @@ def main() -> None:
     """Run the sweep and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path, help="samples that `python -m data_gen.es3 build` made")
+    parser.add_argument("--experiment", default="rankers", choices=list(EXPERIMENTS))
     parser.add_argument("--out", type=Path, required=True, help="directory of the sweep")
     parser.add_argument("--models", nargs="+", default=list(zoo.RANKERS), choices=list(zoo.RANKERS))
     parser.add_argument("--sizes", nargs="+", default=["s"])
@@ -50,7 +62,15 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the train requests")
     parser.add_argument("--workers", type=int, help="one a core if not given")
     args = parser.parse_args()
-    planned = runs(args.samples, models=args.models, sizes=args.sizes, seeds=args.seeds, fraction=args.fraction)
+    experiment = EXPERIMENTS[args.experiment]
+    planned = runs(
+        args.samples,
+        models=args.models,
+        sizes=args.sizes,
+        seeds=args.seeds,
+        fraction=args.fraction,
+        experiment=experiment,
+    )
     runtime = Runtime(data_dir=str(args.samples.absolute()), work_dir=str(args.out))
     records = run_sweep(planned, args.out, runtime=runtime, workers=args.workers, title="rankers")
     labels = {run.fingerprint: run.label.rsplit(" seed", 1)[0] for run in planned}
@@ -58,13 +78,22 @@ def main() -> None:
     for record in records:
         if record["fingerprint"] in labels:
             found[labels[record["fingerprint"]]].append(record)
-    print(
-        f"{'ranker':22} {'seeds':>5} {'parameters':>10} " + " ".join(f"{m.removeprefix('eval/exposed/'):>26}" for m in METRICS)
-    )
+    print(table(found, experiment))
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, Any]]], experiment: ModuleType) -> str:
+    """Lay out the records of each ranker and size by the experiment's METRICS, below them its FLOORS on the same requests."""
+    names = [metric.rpartition("/")[2] for metric in experiment.METRICS]
+    lines = [f"{'ranker':22} {'seeds':>5} {'parameters':>10} " + " ".join(f"{name:>26}" for name in names)]
     for label, of in found.items():
-        cells = [interval([r["metrics"][metric] for r in of]) for metric in METRICS]
+        cells = [interval([r["metrics"][metric] for r in of]) for metric in experiment.METRICS]
         dense = of[0]["counts"]["num_params_dense"]
-        print(f"{label:22} {len(of):5} {dense:10,} " + " ".join(f"{cell:>26}" for cell in cells))
+        lines.append(f"{label:22} {len(of):5} {dense:10,} " + " ".join(f"{cell:>26}" for cell in cells))
+    reached = next(iter(found.values()))[0]["metrics"] if found else {}
+    for floor in experiment.FLOORS:
+        if f"eval/{floor}/{names[0]}" in reached:
+            lines.append(f"{floor:39} " + " ".join(f"{reached[f'eval/{floor}/{name}']:26.4f}" for name in names))
+    return "\n".join(lines)
 
 
 def interval(values: Sequence[float], *, signed: bool = False) -> str:

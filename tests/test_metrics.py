@@ -154,3 +154,38 @@ def test_a_split_without_positives_is_named():
         metrics.ne(np.ones(3), np.arange(3.0), split="test day")
     with pytest.raises(InputError, match="NaN"):
         metrics.auc_roc(np.array([0.0, 1.0]), np.array([np.nan, 1.0]))
+
+
+def test_metrics_over_a_catalogue_against_a_ranking_of_every_item():
+    rng = np.random.default_rng(3)
+    num_items, k, num_groups = 30, 5, 40
+    scores = rng.normal(size=(num_groups, num_items))
+    targets = [rng.choice(num_items, rng.integers(1, 9), replace=False) for _ in range(num_groups)]
+    proposed = [rng.choice(num_items, 12, replace=False) for _ in range(num_groups)]
+    rank, group, expected = [], [], {"recall": [], "hr": [], "mrr": [], "ndcg": []}
+    for g in range(num_groups):
+        order = [item for item in np.argsort(-scores[g]) if item in proposed[g]]
+        order += [item for item in range(num_items) if item not in order and item not in targets[g]]  # missed ones come never
+        hits = np.array([item in targets[g] for item in order[:k]])
+        places = [place for place, item in enumerate(order) if item in targets[g]]
+        rank += [1 + place for place in places]
+        group += [g] * len(places)
+        gains = 1 / np.log2(np.arange(k) + 2)
+        expected["recall"].append(hits.sum() / len(targets[g]))
+        expected["hr"].append(float(hits.any()))
+        expected["mrr"].append(1 / (1 + places[0]) if places and places[0] < k else 0)
+        expected["ndcg"].append(gains[hits].sum() / gains[: min(k, len(targets[g]))].sum())
+    found = metrics.found_at(k, np.array(rank), np.array(group), np.array([len(t) for t in targets]))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-12)
+    assert min(expected["recall"]) == 0 and max(expected["recall"]) > 0
+
+
+def test_nothing_found_is_a_miss_and_targets_must_be_told():
+    none = np.zeros(0, np.int64)
+    assert {name: v.tolist() for name, v in metrics.found_at(3, none, none, np.array([2])).items()} == {
+        "recall": [0], "hr": [0], "mrr": [0], "ndcg": [0],
+    }  # fmt: skip
+    for num_targets in ([0], [1]):
+        with pytest.raises(InputError, match="targets: a group has none, or fewer than were found"):
+            metrics.found_at(3, np.array([1, 2]), np.array([0, 0]), np.array(num_targets))

@@ -1,6 +1,8 @@
 """The one exception a user's mistake raises, and how a command shows it."""
 
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -32,6 +34,10 @@ def run_command(name: str, command: Callable[[], object]) -> None:
         command()
     except InputError as e:
         _fail(name, str(e))
+    except BrokenPipeError:
+        # Whoever read the output, like head, has had enough; what Python still holds of it has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as e:
         if e.errno not in _DISK_ERRORS:
             raise

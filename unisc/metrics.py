@@ -162,6 +162,34 @@ def gain_at(k: int, gains: Rows, scores: Rows, offsets: Offsets) -> PerGroup:
         return np.where(sums[1] > 0, sums[0] / sums[1], np.nan)
 
 
+def found_at(
+    k: int, rank: Int[np.ndarray, " f"], group: Int[np.ndarray, " f"], num_targets: Int[np.ndarray, " g"]
+) -> dict[str, PerGroup]:
+    """Metrics of the k highest of a whole catalogue, from the targets that were found: their ranks from 1, and their groups.
+
+    Group g had `num_targets[g]` targets, each a gain of 1 and each a miss if it is not among those found. Returns for each
+    group `recall` (share of its targets in the top k), `hr` (1 if any is), `mrr` (reciprocal rank of the first, 0 beyond k)
+    and `ndcg`.
+
+    Raises:
+      InputError: a group without targets, or with more found than it had.
+    """
+    top, where, num_groups = rank[rank <= k], group[rank <= k], len(num_targets)
+    if (num_targets < 1).any() or (np.bincount(group, minlength=num_groups) > num_targets).any():
+        raise InputError("targets: a group has none, or fewer than were found; give what was to be found for each group")
+    hits = np.bincount(where, minlength=num_groups)
+    first = np.full(num_groups, np.inf)
+    np.minimum.at(first, where, top)
+    best = np.cumsum(1 / np.log2(np.arange(k) + 2))
+    gains = np.bincount(where, weights=1 / np.log2(top + 1), minlength=num_groups)
+    return {
+        "recall": hits / num_targets,
+        "hr": (hits > 0).astype(np.float64),
+        "mrr": 1 / first,
+        "ndcg": gains / best[np.minimum(num_targets, k) - 1],
+    }
+
+
 def _group_sum(values: np.ndarray, offsets: Offsets) -> PerGroup:
     group = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return np.bincount(group, weights=np.asarray(values, np.float64), minlength=len(offsets) - 1)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_gen.blocks import ROWS_PER_BLOCK, BlockBuilder, BlockConfig, Rows, prepare
 from unisc.data import manifest
 from unisc.data.blocks import CANDIDATE_LISTS, HISTORY_LISTS, LENGTHS, ORIGINS, TABLES
-from unisc.data.columns import SPLITS, first_line, read_chunks
+from unisc.data.columns import SPLITS, first_line, numbers_of, read_chunks
 from unisc.data.encode import TASKS, Catalog
 from unisc.data.schema import SAMPLES
 from unisc.data.survey import Survey, layout_to_json
@@ -31,6 +31,8 @@ class Es3(BlockBuilder, skip_registration=True):
     def __init__(self, samples: Path, **options: Any):
         self.samples = samples
         self.source = manifest.read(samples, kind="samples", verify=True)
+        if numbers := numbers_of(samples):
+            raise InputError(f"{samples}: has {', '.join(numbers)}, which blocks have no place for; train from it as it is")
         self.survey = Survey()
         self.lengths: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
         self.counts = {f"{split}_{what}": 0 for split in SPLITS for what in ("requests", "candidates", "history", *TASKS)}

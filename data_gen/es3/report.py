@@ -61,9 +61,13 @@ def examine(samples: Path, *, logs: Path | None = None) -> tuple[dict[str, Any],
     (`faults.measure`, with `logs` from `measure_against`).
 
     Raises:
-      InputError: no finished list-wise samples there, files that cannot be read, other logs.
+      InputError: no finished list-wise samples of a build there, files that cannot be read, other logs.
     """
     about = in_order(manifest.read(samples, kind="samples"))
+    if about["composition"] not in COMPOSITIONS:
+        raise InputError(
+            f"{samples}: {about['composition']} samples, which no build made; the manifest says what there is of them"
+        )
     with connect(samples) as db:
         view = curves.Samples(db, samples)
         measured = curves.measure(view, about)

@@ -1,4 +1,4 @@
-"""Public logs: `python -m data_gen.public list`, then `convert NAME FOLDER --out DIR` and `dataset DIR --out DIR2`."""
+"""Public logs: `python -m data_gen.public list`, `convert NAME FOLDER --out DIR`, then `dataset` or `retrieve DIR --out D`."""
 
 import textwrap
 from pathlib import Path
@@ -9,6 +9,7 @@ import tyro
 from data_gen.blocks import ROWS_PER_BLOCK
 from data_gen.public import adapter, registry
 from data_gen.public.dataset import write_datasets
+from data_gen.public.retrieved import RetrieveConfig, retrieve
 from unisc.errors import run_command
 
 app = tyro.extras.SubcommandApp()
@@ -61,6 +62,45 @@ def dataset_command(
         num_shards: files per split; one for every 1024 records if not given.
     """
     _print(out, write_datasets(converted, out, rows_per_block=rows_per_block, num_shards=num_shards))
+
+
+@app.command(name="retrieve")
+def retrieve_command(
+    converted: Folder,
+    *,
+    out: Path,
+    candidates: int = 100,
+    train_requests: int = 30_000,
+    train_candidates: int = 20,
+    test_requests: int = 0,
+    seed: int = 0,
+) -> None:
+    """Make samples of a source without lists: item-to-item retrieval, learned from its train part, proposes the candidates.
+
+    Args:
+        converted: directory of sequences or interactions that `convert` made.
+        out: directory to make; must not hold anything yet.
+        candidates: of a test list.
+        train_requests: train requests drawn, of which those with their target among the candidates are kept.
+        train_candidates: kept in a train list, the target among them.
+        test_requests: test requests drawn; 0 for all.
+        seed: of the draws.
+    """
+    config = RetrieveConfig(
+        candidates=candidates,
+        train_requests=train_requests,
+        train_candidates=train_candidates,
+        test_requests=test_requests,
+        seed=seed,
+    )
+    made = retrieve(converted, out, config)
+    print(f"{out}: samples of {made['config']['made_from']['source']}, fingerprint {made['fingerprint']}")
+    print("  requests     " + ", ".join(f"{name} {count:,}" for name, count in made["counts"].items()))
+    for split in ("train", "test"):
+        name = f"{split} targets retrieved"
+        print(f"  {name}: {made['quality'][name]:.4f}")
+    for rule, found in made["quality"]["floors"].items():
+        print(f"  floor, {rule:12} " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
 
 
 def _print(out: Path, made: dict[str, Any]) -> None:

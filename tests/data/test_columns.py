@@ -5,6 +5,7 @@ import multiprocessing
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from unisc.data import manifest
@@ -240,3 +241,34 @@ def test_a_place_that_cannot_hold_the_cache_is_named(tiny, tmp_path):
 def test_the_stored_layout_is_readable_json(samples):
     cache = load(samples, "test", history_len=3).cache
     assert json.loads((cache / "spec.json").read_text())["domains"] == ["search", "rec", "shop"]
+
+
+def with_numbers(tiny, directory, **numbers):
+    """Samples whose candidates have further lists of numbers."""
+    rows = tiny.random_requests(6, seed=0)
+    schema = SAMPLES
+    for name, dtype in numbers.items():
+        schema = schema.append(pa.field(name, dtype))
+        for row in rows:
+            row[name] = [float(i) / 7 for i in range(len(row["item_id"]))]
+    return tiny.write_samples(directory, train=rows[:4], test=rows[4:], num_shards=1, schema=schema)
+
+
+def test_further_numbers_of_candidates_are_features(tiny, tmp_path):
+    columns = load(with_numbers(tiny, tmp_path / "s", number_score=pa.list_(pa.float32())), "train", history_len=4)
+    assert [f.name for f in columns.spec.numeric][-1] == "score"
+    slots = np.arange(len(columns.item_id)) - np.repeat(columns.candidate_offsets[:-1], np.diff(columns.candidate_offsets))
+    np.testing.assert_allclose(numeric(columns, "score"), slots / 7, rtol=1e-6)
+
+
+def test_numbers_of_another_type_or_of_some_files_only_are_named(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"column number_score is list<.*double>, not list<.*float>; make the samples again"):
+        load(with_numbers(tiny, tmp_path / "a", number_score=pa.list_(pa.float64())), "train", history_len=4)
+    samples = with_numbers(tiny, tmp_path / "b", number_score=pa.list_(pa.float32()))
+    file = samples / "test" / "part-00000.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["number_score"]), file)
+    manifest.write(
+        samples, kind="samples", config={}, counts={}, domains=list(tiny.DOMAINS), composition="exposed", test_start=0
+    )
+    with pytest.raises(InputError, match=r"part-00000\.parquet: has other numbers than .* \(number_score and none\)"):
+        load(samples, "train", history_len=4)

@@ -27,7 +27,7 @@ def test_ninety_percent_intervals_cover_about_ninety_percent():
         for name, truth in TRUTH.items():
             held[name] += boot.interval(name).holds(truth)
         held["ten times larger"] += boot.prediction(3e6, 6e6).holds(law(3e6, 6e6))
-        held["profile of E"] += profile(found, "E", points=13).holds(TRUTH["E"])
+        held["profile of E"] += profile(found, "E").holds(TRUTH["E"])
     # A binomial with 30 draws at .9 falls below 22 once in five hundred.
     assert all(count >= 22 for count in held.values()), held
     assert sum(held.values()) < 0.97 * tables * len(held), held
@@ -75,6 +75,83 @@ def test_clusters_are_resampled_whole():
     assert clusters.standard_errors()["E"] > 1.3 * cases.standard_errors()["E"]
 
 
+def test_clusters_set_the_width_of_intervals_and_keep_their_shape():
+    size, data, loss = noisy(2, noise=0.0, repeats=3)
+    cells = np.arange(len(size)) // 3
+    loss = loss * np.exp(2e-3 * np.random.default_rng(5).standard_normal(30))[cells]
+    found = fit("chinchilla", size, data, loss, contract=Contract(loss="squared"))
+    alone, together = bootstrap(found, draws=300), bootstrap(found, clusters=cells, draws=300)
+    for narrow, wide in (
+        (alone.interval("alpha"), together.interval("alpha")),
+        (alone.prediction(3e6, 6e6), together.prediction(3e6, 6e6)),
+    ):
+        # Three equal runs in each cell: the errors of 30 are taken for those of 90.
+        assert 1.3 < (wide.high - wide.low) / (narrow.high - narrow.low) < 2.5
+    assert together.interval("alpha").method == "profile as wide as the cluster bootstrap (30 clusters)"
+    assert alone.interval("alpha") == profile(found, "alpha")
+
+
+def straight(noise, seed=0):
+    size = np.geomspace(1e3, 1e7, 40)
+    return size, 4.0 - 0.1 * np.log(size) + noise * np.random.default_rng(seed).standard_normal(40)
+
+
+def textbook(size, loss, robust):
+    """Return the standard error of a slope by least squares, or by White's estimate for errors that differ."""
+    design = np.stack([np.ones_like(size), np.log(size)], axis=1)
+    inverse = np.linalg.inv(design.T @ design)
+    residual = loss - design @ np.linalg.lstsq(design, loss, rcond=None)[0]
+    square = residual**2 if robust else np.full(len(size), (residual**2).mean())
+    return np.sqrt((inverse @ (design.T * square) @ design @ inverse)[1, 1] * len(size) / (len(size) - 2))
+
+
+@pytest.mark.parametrize(("kind", "robust"), [("residual", False), ("wild", True), ("case", True)])
+def test_each_kind_gives_the_standard_error_of_its_textbook(kind, robust):
+    # Errors that grow with the distance from the middle: what is taken for alike is then too small by a third.
+    size, loss = straight(0.01 * np.abs(np.linspace(-1, 1, 40)))
+    found = fit("log_linear", size, loss, contract=Contract(space="loss", loss="squared"))
+    error = bootstrap(found, kind=kind, draws=4000).standard_errors()["c1"]
+    assert error == pytest.approx(textbook(size, loss, robust), rel=0.10)
+    assert abs(error / textbook(size, loss, not robust) - 1) > 0.2
+
+
+def test_unequal_errors_widen_a_profile_to_the_bootstrap():
+    at = np.linspace(-1, 1, 40)
+    contract = Contract(space="loss", loss="squared")
+    equal, unequal = (
+        bootstrap(fit("log_linear", *straight(noise), contract=contract), draws=1000) for noise in (0.01, 0.02 * at**2)
+    )
+    assert equal.interval("c1") == profile(equal.fit, "c1")
+    assert equal.prediction(1e8).method == "profile"
+    plain, widened = profile(unequal.fit, "c1"), unequal.interval("c1")
+    assert widened.method == "profile as wide as the case bootstrap"
+    by_draws = unequal.interval("c1", method="percentile")
+    assert widened.high - widened.low > 1.25 * (plain.high - plain.low)
+    assert widened.high - widened.low == pytest.approx(by_draws.high - by_draws.low, rel=0.05)
+    assert unequal.prediction(1e9).method == "profile as wide as the case bootstrap"
+    # Residuals that are taken for alike say nothing of it.
+    assert bootstrap(unequal.fit, kind="residual", draws=50).interval("c1") == plain
+
+
+def test_percentile_and_basic_intervals_mirror_each_other():
+    size, loss = straight(0.01)
+    boot = bootstrap(fit("log_linear", size, loss, contract=Contract(space="loss", loss="squared")), draws=500)
+    for percentile, basic in (
+        (boot.interval("c1", method="percentile"), boot.interval("c1", method="basic")),
+        (boot.prediction(1e8, method="percentile"), boot.prediction(1e8, method="basic")),
+    ):
+        assert percentile.value - percentile.low == pytest.approx(basic.high - basic.value)
+        assert percentile.high - percentile.value == pytest.approx(basic.value - basic.low)
+
+
+def test_a_band_is_the_prediction_at_each_size():
+    boot = bootstrap(fit("chinchilla", *noisy(0)), draws=50)
+    low, high = boot.band(np.geomspace(1e3, 1e7, 40), 1e6)
+    for place in (0, 17, 39):
+        interval = boot.prediction(np.geomspace(1e3, 1e7, 40)[place], 1e6)
+        assert high[place] - low[place] == pytest.approx(interval.high - interval.low, rel=0.03)
+
+
 def test_bad_requests_are_refused():
     found = fit("chinchilla", *noisy(0))
     with pytest.raises(InputError, match="has no parameter 'gamma'"):
@@ -83,6 +160,14 @@ def test_bad_requests_are_refused():
         bootstrap(found, clusters=np.arange(60) % 2)
     with pytest.raises(InputError, match="one label a run"):
         bootstrap(found, clusters=np.arange(3))
+    with pytest.raises(InputError, match="needs clusters"):
+        bootstrap(found, kind="cluster")
+    with pytest.raises(InputError, match="resamples single runs"):
+        bootstrap(found, kind="residual", clusters=np.arange(60))
+    with pytest.raises(InputError, match="kind 'jackknife' is unknown"):
+        bootstrap(found, kind="jackknife")
+    with pytest.raises(InputError, match="method 'bca' is unknown"):
+        bootstrap(found, draws=2).interval("E", method="bca")
 
 
 def test_a_summary_without_bootstrap_says_that_there_is_no_interval():

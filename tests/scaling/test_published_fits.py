@@ -67,3 +67,12 @@ def test_a_point_fit_takes_under_a_fifth_of_a_second(epoch):
         fit("chinchilla", *epoch[:3])
         times.append(time.process_time() - start)
     assert min(times) < 0.2
+
+
+def test_four_thousand_refits_take_under_three_seconds_of_processor(epoch):
+    found, times = fit("chinchilla", *epoch[:3]), []
+    for seed in range(2):
+        start = time.process_time()  # Summed over threads.
+        bootstrap(found, draws=4000, seed=seed)
+        times.append(time.process_time() - start)
+    assert min(times) < 3.0

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.rankers import METRICS
 from sweeps import contexts
-from sweeps.rankers import METRICS, interval
+from sweeps.rankers import interval
 
 
 def record(value):

@@ -176,11 +176,29 @@ def _build(samples: Path, domains: tuple[str, ...], target: Path) -> None:
 
 
 def _survey(samples: Path) -> tuple[Catalog, Layout]:
-    catalog, survey = Catalog(samples), Survey()
+    catalog, survey = Catalog(samples), Survey(numbers_of(samples))
     for split in SPLITS:
         for chunk in read_chunks(samples / split, SURVEYED):
             survey.add(chunk, split)
     return catalog, survey.layout(catalog)
+
+
+def numbers_of(samples: Path) -> tuple[str, ...]:
+    """Return the names of the numbers that the samples' candidates have beside the declared columns.
+
+    Raises:
+      InputError: two files do not have the same ones; as `read_chunks`.
+    """
+    found: dict[tuple[str, ...], Path] = {}
+    for split in SPLITS:
+        for file in _files(samples / split):
+            with _readable(file):
+                found.setdefault(check_columns(pq.read_schema(file), file), file)
+    (numbers, first), *others = found.items()
+    if others:
+        words = " and ".join(", ".join(names) or "none" for names in (numbers, others[0][0]))
+        raise InputError(f"{others[0][1]}: has other numbers than {first} ({words}); make the samples again")
+    return numbers
 
 
 def read_chunks(directory: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -189,16 +207,25 @@ def read_chunks(directory: Path, columns: Sequence[str] | None = None) -> Iterat
     Raises:
       InputError: no files, columns that do not fit their declaration, or a file that is damaged.
     """
+    for file in _files(directory):
+        with _readable(file), pq.ParquetFile(file) as reader:
+            check_columns(reader.schema_arrow, file)
+            yield from reader.iter_batches(ROWS_PER_CHUNK, columns=columns and list(columns), use_threads=False)
+
+
+def _files(directory: Path) -> list[Path]:
     files = sorted(directory.glob("*.parquet"))
     if not files:
         raise InputError(f"{directory}: no Parquet files; make the samples again")
-    for file in files:
-        try:
-            with pq.ParquetFile(file) as reader:
-                check_columns(reader.schema_arrow, file)
-                yield from reader.iter_batches(ROWS_PER_CHUNK, columns=columns and list(columns), use_threads=False)
-        except (pa.ArrowException, OSError) as e:
-            raise InputError(f"{file}: cannot be read ({first_line(e)}); make the samples again") from e
+    return files
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as e:
+        raise InputError(f"{file}: cannot be read ({first_line(e)}); make the samples again") from e
 
 
 def first_line(error: Exception) -> str:

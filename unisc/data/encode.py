@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int32
 
 from unisc.data.chunk import Chunk, Ids, Values
 from unisc.data.features import FeatureSpec, Field, Group, Level, NumericField, Table
-from unisc.data.schema import ITEMS, KINDS, QUERIES, SAMPLES, USERS
+from unisc.data.schema import ITEMS, KINDS, NUMBER, QUERIES, SAMPLES, USERS
 from unisc.errors import InputError
 
 ENCODING_VERSION = 4
@@ -34,6 +34,7 @@ MAX_ROWS = 2**31 - 1
 LEAST_DENSE = 1000
 """Ids a row from which on a table counts as sparse; its arrays would be holes."""
 DECLARED = {field.name: field.type for table in (ITEMS, USERS, QUERIES) for field in table.columns}
+_NUMBERS = pa.list_(pa.float32())
 
 
 class Catalog:
@@ -114,13 +115,14 @@ def _alike(found: pa.DataType, declared: pa.DataType) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """What no single chunk shows: which columns hold anything, and how large the codes in them get."""
+    """What no single chunk shows: which columns hold anything, how large the codes in them get, which numbers there are."""
 
     has_position: bool
     has_price: bool
     max_scene: int
     max_shop: int
     price_edges: np.ndarray
+    numbers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,7 @@ class Encoder:
         }
         if layout.has_position:
             numeric["reciprocal_position"] = lambda c: _reciprocal(c.flat("position").astype(np.int64) + 1)
+        numeric |= {name.removeprefix(NUMBER): (lambda c, name=name: c.flat(name)) for name in layout.numbers}
         for name, compute in numeric.items():
             self._features.append(_Feature(NumericField(name=name, group="item", level="candidate"), compute))
 
@@ -283,12 +286,16 @@ class Encoder:
         return out
 
 
-def check_columns(schema: pa.Schema, file: Path) -> None:
-    """Check a samples file's columns against the declared ones.
+def check_columns(schema: pa.Schema, file: Path) -> tuple[str, ...]:
+    """Check a samples file's columns against the declared ones; return the names of its further numbers.
 
     Raises:
       InputError: a column is missing or has another type.
     """
+    numbers = tuple(sorted(name for name in schema.names if name.startswith(NUMBER)))
+    for name in numbers:
+        if not schema.field(name).type.equals(_NUMBERS):
+            raise InputError(f"{file}: column {name} is {schema.field(name).type}, not {_NUMBERS}; make the samples again")
     for field in SAMPLES:
         index = schema.get_field_index(field.name)
         if index < 0:
@@ -296,6 +303,7 @@ def check_columns(schema: pa.Schema, file: Path) -> None:
         if not schema.field(index).type.equals(field.type):
             found = schema.field(index).type
             raise InputError(f"{file}: column {field.name} is {found}, not {field.type}; make the samples again")
+    return numbers
 
 
 def _at(column: np.ndarray, ids: Ids) -> Ids:

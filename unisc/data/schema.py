@@ -205,4 +205,10 @@ SAMPLES = pa.schema(
         ("purchase_weight", _F32),
     ]
 )
-"""One row a request: the list-wise sample (design of ES3, UniScale section 2)."""
+"""One row a request: the list-wise sample (design of ES3, UniScale section 2).
+
+Samples may hold further lists of float32, one entry a candidate, whose names begin with NUMBER: each is a number that the maker
+of the lists knew of the candidate, brought to about unit size, such as the score that retrieved it.
+"""
+
+NUMBER = "number_"

@@ -17,10 +17,11 @@ class Survey:
     """Sees every chunk of both splits, then gives their layout.
 
     Whether positions and prices exist is asked of the test split, which is the same for every composition of one log: two
-    compositions must not differ in their features.
+    compositions must not differ in their features. `numbers` are the further numbers that all files have.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: tuple[str, ...] = ()) -> None:
+        self._numbers = numbers
         self._max_scene = self._max_shop = self._max_position = -1
         self._log_prices = [np.zeros(0, np.float32)]
 
@@ -45,6 +46,7 @@ class Survey:
             max_scene=self._max_scene,
             max_shop=max(self._max_shop, max_shop),
             price_edges=catalog.price_edges(seen),
+            numbers=self._numbers,
         )
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from unisc.errors import InputError
+from unisc.scaling.bootstrap import bootstrap
 from unisc.scaling.contract import Contract
 from unisc.scaling.fit import Fit, axis_labels, fit, law_named
-from unisc.scaling.intervals import bootstrap
 from unisc.scaling.laws import Law
 from unisc.scaling.table import check_table
 

@@ -24,9 +24,10 @@ import numpy as np
 from unisc.config import to_plain
 from unisc.errors import InputError
 from unisc.scaling.backtest import Backtest, Holdout, held_out, leave_largest_out
+from unisc.scaling.bootstrap import Bootstrap, bootstrap
 from unisc.scaling.contract import Contract
 from unisc.scaling.fit import Fit, axis_labels, fit, law_named
-from unisc.scaling.intervals import Bootstrap, Interval, bootstrap, summarise
+from unisc.scaling.intervals import Interval, summarise
 from unisc.scaling.links import Space
 from unisc.scaling.read import RunTable, read_table, refuse_duplicates, refuse_mixed_units
 from unisc.scaling.tournament import Tournament, tournament

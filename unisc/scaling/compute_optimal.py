@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from unisc.errors import InputError
+from unisc.scaling.bootstrap import bootstrap
 from unisc.scaling.contract import Contract
 from unisc.scaling.envelope import Envelope, envelope
 from unisc.scaling.fit import Fit, fit
-from unisc.scaling.intervals import Interval, bootstrap
+from unisc.scaling.intervals import Interval
 from unisc.scaling.isoflop import IsoFlop, isoflop
 from unisc.scaling.optimal import Surface, ln_optimal_size
 from unisc.scaling.power import PowerLaw, weighted_power

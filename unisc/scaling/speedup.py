@@ -6,9 +6,10 @@ from typing import Any, Literal
 import numpy as np
 
 from unisc.errors import InputError
+from unisc.scaling.bootstrap import bootstrap
 from unisc.scaling.contract import Contract
 from unisc.scaling.fit import Fit, fit
-from unisc.scaling.intervals import Interval, bootstrap
+from unisc.scaling.intervals import Interval
 from unisc.scaling.optimal import Path, Surface, compute_to_reach, ln_optimal_size, loss_along
 from unisc.scaling.power import percentile_interval
 from unisc.scaling.solve import solve
