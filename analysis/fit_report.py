@@ -16,9 +16,10 @@ from unisc.config import from_plain
 from unisc.errors import InputError
 from unisc.report.numbers import number, percent, short
 from unisc.report.page import Page
-from unisc.scaling import bootstrap, compute_optimal
+from unisc.scaling import Interval, bootstrap, compute_optimal, profiles
 from unisc.scaling.command import FitOptions, Outcome, fit_table
 from unisc.scaling.compute_optimal import ComputeOptimal
+from unisc.scaling.robustness import robustness
 from unisc.scaling.runs import Runs
 
 MAX_DRAWS = 300
@@ -50,6 +51,7 @@ def build(found: Outcome, out: Path) -> Path:
         )
         if found.ranking.left_out:
             page.items(f"{law} was left out: {reason}." for law, reason in found.ranking.left_out.items())
+    _trust(page, found, result)
     if optimal is not None:
         _compute_optimal(page, found, optimal)
         result["compute_optimal"] = optimal.to_json()
@@ -169,6 +171,41 @@ def _backtest(page: Page, found: Outcome) -> None:
         figures.law_curves(back.fit, boot, held=held, level=back.level, flops_factor=options.flops_factor),
         "The law as fitted without the held-out runs, and where those came to lie.",
     )
+
+
+def _trust(page: Page, found: Outcome, result: dict[str, Any]) -> None:
+    """Add the profiles, and the runs that the first target, or else the largest run, hangs on."""
+    fit, level = found.fit, found.prepared.options.level
+    if fit.num_runs <= fit.num_free:
+        return
+    page.heading("How far it is known")
+    free = [name for name, low, high in zip(fit.law.names, fit.lower, fit.upper, strict=True) if low < high]
+    page.figure(
+        figures.profile_curves(profiles(fit, level=level), free, num_runs=fit.num_runs),
+        "How much worse the best refit gets as a parameter is held elsewhere: it is known as far as the curve stays below the "
+        "limit.",
+    )
+    largest = fit.problem.axes[:, np.argmax(np.prod(fit.law.size_and_data(fit.problem.axes), axis=0))]
+    at = dict(found.predictions[0][0]) if found.predictions else dict(zip(fit.labels, map(float, largest), strict=True))
+    panel = robustness(fit, targets=[at], boot=found.boot, level=level)
+    result["robustness"] = panel.to_json()
+    value, runs = float(panel.base.predictions[0]), panel.of("run")
+    now = Interval(value=value, low=None, high=None, level=level, method="none")
+    if found.boot is not None:
+        now = found.boot.prediction(*at.values(), level=level)
+    page.figure(
+        figures.influence(
+            [run.change.removeprefix("without ") for run in runs],
+            np.array([run.predictions[0] for run in runs]),
+            now,
+            num_runs=fit.num_runs,
+            target=", ".join(f"{label} = {short(size)}" for label, size in at.items()),
+        ),
+        "How the prediction moves when one run is left out.",
+    )
+    moved = {kind: ends["prediction"] for kind, ends in panel.ranges().items() if "prediction" in ends}
+    page.table(["the same law, refitted without or with another", "lowest prediction", "highest"],
+               [[kind, *map(_shown, ends)] for kind, ends in moved.items()])  # fmt: skip
 
 
 def _optimal(found: Outcome) -> ComputeOptimal | None:

@@ -2,6 +2,7 @@
 
 from analysis.figures.composition import composition_curves
 from analysis.figures.law import law_curves
+from analysis.figures.plan import next_runs
 from analysis.figures.ranking import tournament_ranking
 from analysis.figures.trust import influence, profile_curves, residuals
 from analysis.figures.valleys import approaches, isoflop_valleys, speedup
@@ -12,6 +13,7 @@ __all__ = [
     "influence",
     "isoflop_valleys",
     "law_curves",
+    "next_runs",
     "profile_curves",
     "residuals",
     "speedup",

@@ -26,7 +26,7 @@ from IPython.display import SVG
 
 from analysis import figures
 from unisc.report import style
-from unisc.scaling import profile
+from unisc.scaling import profiles
 from unisc.scaling.command import FitOptions, fit_table
 from unisc.scaling.describe import outcome_lines
 
@@ -69,8 +69,12 @@ print("bounds hit:", ", ".join(certificate.bounds_hit) or "none")
 # An end that is never reached is unbounded, and said to be.
 
 # %%
-for name in ("E", "alpha", "beta"):
-    print(f"{name:6} {profile(found.fit, name)}   planted: {TRUTH[name]:g}")
+shown = profiles(found.fit, level=OPTIONS.level)
+for name, one in zip(found.fit.law.names, shown, strict=True):
+    print(f"{name:6} {one.interval}   planted: {TRUTH[name]:g}")
+
+# %%
+SVG(style.svg(figures.profile_curves(shown, found.fit.law.names, num_runs=found.fit.num_runs)))
 
 # %% [markdown]
 # ## The law and what it leaves

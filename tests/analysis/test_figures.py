@@ -10,7 +10,9 @@ import pytest
 from analysis import figures
 from unisc.errors import InputError
 from unisc.report import style
-from unisc.scaling import Contract, Interval, bootstrap, compute_optimal, effective_speedup, fit, isoflop, tournament
+from unisc.scaling import Contract, Interval, bootstrap, compute_optimal, effective_speedup, fit, isoflop, profiles, tournament
+from unisc.scaling.candidates import Candidates
+from unisc.scaling.planning import plan
 from unisc.scaling.runs import Runs
 from unisc.scaling.speedup import Recipe
 
@@ -178,3 +180,19 @@ def test_the_ranking_says_who_is_tied():
         "carry forward",
         "runs predicted after",
     )
+
+
+def test_a_plan_shows_its_runs_and_what_they_buy(surface):
+    found, _ = surface
+    planned = plan(found, targets=[{"N": 1e7, "D": 1e8}], budget=1e16, max_runs=3)
+    says(figures.next_runs(planned), "chinchilla, 20 runs", "budget 1e16 FLOPs", "largest run", "90% intervals", "now")
+    size, _, loss = table(8, 1)
+    one = fit("power_floor", size, loss, contract=Contract(loss="squared"))
+    costs = Candidates.grid(one, cost=lambda n: 1e6 * n)
+    says(figures.next_runs(plan(one, targets=[[1e8]], budget=1e14, candidates=costs, max_runs=2)), "power_floor, 8 runs")
+
+
+def test_real_profiles_have_a_panel_each(surface):
+    found, _ = surface
+    said = says(figures.profile_curves(profiles(found), found.law.names, num_runs=20), "alpha", "beta", "20 runs")
+    assert said.count("[") == 5

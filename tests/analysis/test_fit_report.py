@@ -32,7 +32,14 @@ FIT = ("fit", "runs.csv", "--params-col", "params", "--data-col", "shown", "--lo
 def test_a_fit_writes_its_page_and_the_page_is_made_again_from_the_json(runs, monkeypatch, capsys):
     unisc(monkeypatch, *FIT, "--target", "N=1e7,D=1e8", "--json", "fit.json", "--report", "page")
     page = (runs / "page" / "index.html").read_text()
-    headings = ["Predictions and parameters", "The law", "Largest runs held out", "Compute-optimal size", "Residuals"]
+    headings = [
+        "Predictions and parameters",
+        "The law",
+        "Largest runs held out",
+        "How far it is known",
+        "Compute-optimal size",
+        "Residuals",
+    ]
     places = [page.index(f">{heading}</h2>") for heading in headings]
     assert places == sorted(places) and page.index('class="answer"') < places[0]
     assert page.count("<svg") >= 5 and "<text" in page and "N = 10M, D = 100M" in page

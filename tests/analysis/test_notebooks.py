@@ -16,7 +16,7 @@ def _cells(notebook):
 
 
 def test_there_are_notebooks():
-    assert [path.stem[:2] for path in SCRIPTS] == ["01", "02", "03", "05"]
+    assert [path.stem[:2] for path in SCRIPTS] == ["01", "02", "03", "04", "05"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
