@@ -135,7 +135,8 @@ def _draw(findings: Findings) -> dict[str, Figure]:
         drawn["gain"] = gain.draw(findings.gains)
     if findings.curves:
         drawn["loss"] = loss.draw(findings.curves, summary["oracle"]["log_loss"], summary["oracle"]["kind"] or "")
-        drawn["predicted"] = predicted.draw(findings.curves)
+        tested = {name: curve.backtest for name, curve in findings.curves.items() if curve.backtest is not None}
+        drawn["predicted"] = predicted.draw(tested) if tested else None
     if "cells" in summary["ablation"]:
         drawn["ablation"] = ablation_figure.draw(summary["ablation"])
     if any(entry["relative"] for entry in summary["volumes"].values()):

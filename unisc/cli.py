@@ -127,6 +127,7 @@ def fit(
     /,
     options: Annotated[FitOptions, tyro.conf.arg(name="")],
     json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    report_out: Annotated[Path | None, tyro.conf.arg(name="report")] = None,
     anchors: Path | None = None,
 ) -> None:
     """Fit a scaling law to a run table and say how far it is to be trusted. `unisc fit replay` runs published fits again.
@@ -135,6 +136,7 @@ def fit(
         table: runs as .csv, .parquet or .jsonl, one a row; or the word replay.
         options: what to fit.
         json_out: file that receives the whole result.
+        report_out: folder that receives a page of numbers and figures, and the result as fit.json.
         anchors: with replay, the folder that holds the published tables.
     """
     from unisc.scaling import describe
@@ -156,6 +158,10 @@ def fit(
         found = fit_table(table, options)
         sys.stdout.writelines(f"{line}\n" for line in describe.outcome_lines(found))
         result, failed = found.to_json(), []
+        if report_out is not None:
+            from analysis.fit_report import build
+
+            sys.stdout.write(f"{build(found, report_out)}\n")
     if json_out is not None:
         json_out.parent.mkdir(parents=True, exist_ok=True)
         json_out.write_text(json.dumps(result, indent=1))
@@ -184,16 +190,18 @@ def status(directory: tyro.conf.Positional[Path], /) -> None:
     sys.stdout.write(f"{summary(directory)}\n")
 
 
-def report(directory: tyro.conf.Positional[Path], /, out: Path = Path("report")) -> None:
-    """Make the report of a finished study again, from its records.
+def report(target: tyro.conf.Positional[Path], /, out: Path = Path("report")) -> None:
+    """Make the report of a finished study again, from its records, or that of a fit, from its JSON and table.
 
     Args:
-        directory: a study's work folder.
+        target: a study's work folder, or the file that `unisc fit --json` wrote.
         out: where the report goes.
     """
-    from analysis.report import build_from
+    from analysis import fit_report
+    from analysis import report as study_report
 
-    sys.stdout.write(f"{build_from(directory, out)}\n")
+    made = study_report.build_from(target, out) if target.is_dir() else fit_report.build_from(target, out)
+    sys.stdout.write(f"{made}\n")
 
 
 def main() -> None:

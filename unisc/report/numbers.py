@@ -14,7 +14,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def short(value: float) -> str:
-    """Write a count shortly: 3.2k, 45k, 1.5M."""
+    """Write a count shortly: 3.2k, 45k, 1.5M, and 3e19 where there is no common letter."""
+    if abs(value) >= 1e15:
+        return f"{value:.3g}".replace("e+", "e")
     for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"

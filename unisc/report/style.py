@@ -91,11 +91,16 @@ def shades(count: int) -> list:
     return sns.color_palette("crest", count)
 
 
-def figure(columns: int, width: float = 9.0, height: float = 3.0, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a themed figure of `width` x `height` inches with a row of axes, laid out without overlaps."""
+def figure(columns: int, width: float = 9.0, height: float = 3.0, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Return a themed figure of `width` x `height` inches with rows of axes, row by row, laid out without overlaps."""
     sns.set_theme(context="paper", style="ticks", palette=list(COLOURS), rc=_THEME)
-    fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
-    return fig, list(axes[0])
+    fig, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
+    return fig, list(axes.flat)
+
+
+def note(fig: Figure, text: str) -> None:
+    """Write above the panels what a reader must know of the numbers: how many runs, which level, which seeds."""
+    fig.suptitle(text, x=0.01, ha="left", fontsize=8, color=MUTED)
 
 
 def log_counts(axis: Axis) -> None:

@@ -1,6 +1,7 @@
 """What `unisc fit TABLE` does: read somebody's run table, fit, certify, backtest, predict; one dict, documented by its keys.
 
 table          source, runs read and fitted, columns of the axes
+options        how the table was read and what was fitted, as `FitOptions`
 law            its name; `axes`, `num_runs`, `derived` beside it
 contract       what was minimised, and how size, data and FLOPs were counted
 parameters     natural parameters by name
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unisc.config import to_plain
 from unisc.errors import InputError
 from unisc.scaling.backtest import Backtest, Holdout, held_out, leave_largest_out
 from unisc.scaling.bootstrap import Bootstrap, bootstrap
@@ -109,6 +111,7 @@ class Prepared:
     clusters: np.ndarray | None
     contract: Contract
     num_read: int
+    options: FitOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,11 @@ class Outcome:
     concerns: tuple[str, ...]
     ranking: Tournament | None
 
+    @property
+    def num_clusters(self) -> int | None:
+        """How many clusters the runs fall into, where a column names them."""
+        return None if self.prepared.clusters is None else len(np.unique(self.prepared.clusters))
+
     def to_json(self) -> dict[str, Any]:
         """Return the keys that the module's docstring names."""
         table = {
@@ -134,7 +142,7 @@ class Outcome:
             "columns": dict(self.prepared.columns),
         }
         predictions = [{"at": dict(at), **interval.to_json()} for at, interval in self.predictions]
-        found: dict[str, Any] = {"table": table, **self.fit.to_json()}
+        found: dict[str, Any] = {"table": table, "options": to_plain(self.prepared.options), **self.fit.to_json()}
         found |= {"intervals": {name: dict(interval) for name, interval in self.intervals.items()}}
         found |= {"backtest": self.backtest.to_json() if self.backtest else {"missing": self.no_backtest}}
         found |= {"predictions": predictions, "concerns": list(self.concerns)}
@@ -246,6 +254,7 @@ def prepare(path: Path, options: FitOptions) -> Prepared:
         clusters=clusters,
         contract=contract,
         num_read=num_read,
+        options=options,
     )
 
 

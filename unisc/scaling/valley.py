@@ -64,6 +64,16 @@ class Valley:
         grid, values = _akima_curve(np.log(self.size), np.log(self.loss))
         return np.exp(grid), np.exp(values)
 
+    def parabola_curve(self, parabola: Parabola) -> tuple[np.ndarray, np.ndarray]:
+        """Return the parabola over the sizes it was fitted to as sizes and losses (m,), for a figure."""
+        x = np.log(self.size)
+        width = len(x) if parabola.points is None else min(parabola.points, len(x))
+        first = int(_first(self.loss[:, None], width)[0])
+        near = slice(first, first + width)
+        grid = np.linspace(x[near][0], x[near][-1], _PER_INTERVAL * (width - 1))
+        middle = x[near].mean()
+        return np.exp(grid), np.polyval(np.polyfit(x[near] - middle, self.loss[near], 2), grid - middle)
+
     def to_json(self) -> dict[str, Any]:
         """Return `compute`, `num_sizes`, and per reading `size`, `data`, `loss`, `std_ln_size` or `skipped`."""
         out: dict[str, Any] = {"compute": self.compute, "num_sizes": len(self.size)}
@@ -123,7 +133,7 @@ def _akima_curve(ln_size: np.ndarray, ln_loss: np.ndarray) -> tuple[np.ndarray, 
 
 def _vertex(ln_size: np.ndarray, loss: np.ndarray, parabola: Parabola) -> tuple[np.ndarray, np.ndarray]:
     width = len(ln_size) if parabola.points is None else min(parabola.points, len(ln_size))
-    first = np.clip(loss.argmin(axis=0) - width // 2, 0, len(ln_size) - width)
+    first = _first(loss, width)
     bottom, depth = np.full(loss.shape[1], np.nan), np.full(loss.shape[1], np.nan)
     for start in np.unique(first):
         window, rows = slice(start, start + width), first == start
@@ -137,6 +147,11 @@ def _vertex(ln_size: np.ndarray, loss: np.ndarray, parabola: Parabola) -> tuple[
         bottom[rows] = np.where(good, middle + vertex, np.nan)
         depth[rows] = np.log(np.where(good, lowest, np.nan))
     return bottom, depth
+
+
+def _first(loss: np.ndarray, width: int) -> np.ndarray:
+    """Return where the `width` sizes around the best of losses (k, S) begin (S,)."""
+    return np.clip(loss.argmin(axis=0) - width // 2, 0, len(loss) - width)
 
 
 def _along(at: np.ndarray, ln_size: np.ndarray, ln_data: np.ndarray) -> np.ndarray:
