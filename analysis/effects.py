@@ -140,13 +140,15 @@ def full_lists(result: StudyResult) -> dict[str, Any]:
     """Return each composition's gain over base data when all candidates are ranked, at every size, in percentage points.
 
     Raises:
-      InputError: no full-list metric was recorded, or the base composition was not run.
+      InputError: no full-list metric was recorded, or the base composition, or any other, was not run.
     """
     section: dict[str, Any] = {"unit": "percentage points", "by_metric": {}}
     for name, metric in FULL.items():
         cells = cells_of(result, metric, POINTS)
         if BASE not in cells.compositions:
             raise InputError(f"the grid has no composition {BASE!r} to compare with")
+        if len(cells.compositions) == 1:
+            raise InputError(f"the grid has no composition beside {BASE!r}")
         base, table = cells.column(BASE), {}
         for column, composition in enumerate(cells.compositions):
             if column == base:

@@ -64,6 +64,8 @@ def _record(rng, study, size, fraction, composition, isolation, seed, slope, noi
             "eval/exposed/auc_roc_expected": auc_roc,
             "eval/exposed/gauc": auc_roc - 0.03,
             "eval/exposed/hr@5": 0.6 + auc_roc / 10,
+            "eval/full/hr@5": 0.3 + auc_roc / 10,
+            "eval/full/oracle_clicks@5": 0.4 + auc_roc / 10,
             "eval/oracle/log_loss": FLOOR,
             "eval/oracle/auc_roc": 0.741,
         },
