@@ -10,10 +10,21 @@ import pytest
 from analysis import figures
 from unisc.errors import InputError
 from unisc.report import style
-from unisc.scaling import Contract, Interval, bootstrap, compute_optimal, effective_speedup, fit, isoflop, profiles, tournament
-from unisc.scaling.candidates import Candidates
-from unisc.scaling.planning import plan
-from unisc.scaling.runs import Runs
+from unisc.scaling import (
+    Candidates,
+    Contract,
+    Interval,
+    Runs,
+    bootstrap,
+    compute_optimal,
+    effective_speedup,
+    fit,
+    isoflop,
+    plan,
+    profiles,
+    robustness,
+    tournament,
+)
 from unisc.scaling.speedup import Recipe
 
 ORIGINS = ("exposed", "attributed", "searchified")
@@ -163,13 +174,16 @@ def test_profiles_mark_where_no_limit_was_met():
     assert said.count("| unbounded") == 1 and "0.3 [unbounded, 0.4]" in said
 
 
-def test_influence_ranks_and_keeps_the_largest():
-    now = Interval(value=2.0, low=1.9, high=2.1, level=0.9, method="bootstrap")
-    moved = 2.0 + 0.01 * np.arange(20)
-    said = texts(figures.influence([f"row {i}" for i in range(20)], moved, now, num_runs=20, target="N=1e9", most=5))
-    assert [text for text in said if text.startswith("without")] == [f"without row {i}" for i in (19, 18, 17, 16, 15)]
-    unbounded = dataclasses.replace(now, low=None, high=None, method="none")
-    says(figures.influence(["row 0"], np.array([2.1]), unbounded, num_runs=1, target="N=1e9"), "without row 0")
+def test_influence_ranks_and_keeps_the_largest(surface):
+    found, boot = surface
+    panel = robustness(found, targets=[{"N": 1e7, "D": 1e8}], boot=boot)
+    said = texts(figures.influence(panel, boot.prediction(1e7, 1e8), most=5))
+    expected = [f"without {v.change.removeprefix('without ')}" for v in panel.influential(5)]
+    assert [text for text in said if text.startswith("without")] == expected
+    assert "prediction at N = 10M, D = 100M" in said
+    assert any(text.startswith("20 runs, each left out once; the 5 that move it most; grey: 90% interval") for text in said)
+    said = says(figures.influence(panel), "20 runs, each left out once")
+    assert "grey" not in said
 
 
 def test_the_ranking_says_who_is_tied():
