@@ -22,6 +22,15 @@ from unisc.scaling.compute_optimal import ComputeOptimal
 
 MAX_DRAWS = 300
 """Resamples of what the page adds to the fit: the band without the held-out runs, and the approaches to an optimal size."""
+_KINDS = {
+    "run": "without one run",
+    "size": "without one size",
+    "data": "without one data size",
+    "budget": "without one budget",
+    "trim": "without the worst runs",
+    "objective": "under another objective",
+}
+"""Refits of the robustness panel in words."""
 
 
 def build(found: Outcome, out: Path) -> Path:
@@ -190,8 +199,8 @@ def _trust(page: Page, found: Outcome, result: dict[str, Any]) -> None:
     now = None if found.boot is None else found.boot.prediction(*at.values(), level=level)
     page.figure(figures.influence(panel, now), "How the prediction moves when one run is left out.")
     moved = {kind: ends["prediction"] for kind, ends in panel.ranges().items() if "prediction" in ends}
-    page.table(["the same law, refitted without or with another", "lowest prediction", "highest"],
-               [[kind, *map(_shown, ends)] for kind, ends in moved.items()])  # fmt: skip
+    page.table(["refitted", "lowest prediction", "highest"],
+               [[_KINDS.get(kind, kind), *map(_shown, ends)] for kind, ends in moved.items()])  # fmt: skip
 
 
 def _optimal(found: Outcome) -> ComputeOptimal | None:

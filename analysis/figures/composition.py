@@ -21,7 +21,7 @@ def composition_curves(fit: Fit, boot: Bootstrap | None = None, *, level: float 
     if not fit.law.name.startswith("composition"):
         raise InputError(f"composition curves need the law 'composition', and this fit is {fit.law.name!r}")
     by_size = fit.law.name == "composition_by_size"
-    fig, axes = style.figure(3 if by_size else 2, 11.4 if by_size else 9.2, 3.6, width_ratios=(1, 1.2, 1)[: 2 + by_size])
+    fig, axes = style.figure(3 if by_size else 2, 10.2 if by_size else 9.2, 3.6, width_ratios=(1, 1.2, 1)[: 2 + by_size])
     _rates(axes[0], fit, boot, level)
     _collapse(axes[1], fit)
     if by_size:

@@ -19,7 +19,8 @@ MAX_COLUMNS = 5
 def residuals(fit: Fit, *, seeds: int | None = None) -> Figure:
     """Draw what a fit leaves, in the space of its contract, over size, data and prediction, and against the normal law.
 
-    Dotted lines stand at Huber's delta, and the three runs that are furthest off are named by their row in the fit.
+    The normal law's line goes through the quartiles, dotted lines stand at Huber's delta, and the three runs that are furthest
+    off are named by their row in the fit.
     """
     plane, contract = Plane.of(fit), fit.contract
     predicted = fit.predict(*fit.problem.axes)
@@ -28,7 +29,7 @@ def residuals(fit: Fit, *, seeds: int | None = None) -> Figure:
     if plane.data is not None:
         columns.append((name(plane.data_label), plane.data, True))
     columns.append((f"predicted {contract.metric.replace('_', ' ')}", predicted, False))
-    fig, axes = style.figure(len(columns) + 1, 2.5 * (len(columns) + 1), 2.9, sharey=True)
+    fig, axes = style.figure(len(columns) + 1, 2.3 * (len(columns) + 1), 2.8, sharey=True)
     furthest = np.argsort(-np.abs(left), kind="stable")[:3]
     for ax, (label, values, in_logs) in zip(axes[:-1], columns, strict=True):
         ax.plot(values, left, "o", color=style.COLOURS[0], ms=3.5, alpha=0.6, mec="none")
@@ -41,7 +42,7 @@ def residuals(fit: Fit, *, seeds: int | None = None) -> Figure:
     axes[-1].plot(normal, left[order], "o", color=style.COLOURS[0], ms=3.5, alpha=0.6, mec="none")
     slope, at = _through_quartiles(normal, left[order])
     axes[-1].plot(normal[[0, -1]], at + slope * normal[[0, -1]], color=style.MUTED, lw=1.1)
-    axes[-1].set_xlabel("normal quantile (line: quartiles)")
+    axes[-1].set_xlabel("normal quantile")
     for ax in axes:
         ax.axhline(0, color=style.MUTED, lw=0.9, zorder=0)
         if contract.loss == "huber":
@@ -66,7 +67,7 @@ def profile_curves(found: Sequence[Profile], names: Sequence[str], *, num_runs: 
     """Draw how much worse the best refit gets as a parameter is held away from its optimum, with the limit of the interval."""
     columns = min(len(found), MAX_COLUMNS)
     rows = -(-len(found) // columns)
-    fig, axes = style.figure(columns, max(2.1 * columns, 5.6), 0.5 + 2.2 * rows, rows=rows, sharey=True)
+    fig, axes = style.figure(columns, max(1.85 * columns, 5.6), 0.5 + 2.2 * rows, rows=rows, sharey=True)
     for ax, one, title in zip(axes, found, names, strict=False):
         _profile(ax, one)
         ax.set_title(title)
