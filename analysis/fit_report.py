@@ -108,9 +108,11 @@ def _numbers(page: Page, found: Outcome) -> None:
     page.heading("Predictions and parameters")
     if found.predictions:
         rows = []
-        for at, interval in found.predictions:
+        for (at, interval), widened in zip(found.predictions, found.widened, strict=True):
             place = ", ".join(f"{label} = {short(value)}" for label, value in at.items())
             rows.append([place, *_interval(interval.to_json())])
+            if widened is not None:
+                rows.append(["the same, with what extrapolations on this table missed", *_interval(widened.to_json())])
         page.table(["prediction at", found.fit.contract.metric, "low", "high", "interval"], rows, text=(0, 4))
     rows = [[name, *_interval(interval)] for name, interval in found.intervals.items()]
     derived = found.fit.to_json()["derived"]

@@ -57,7 +57,7 @@ def test_the_command_writes_every_documented_key(write, tmp_path, monkeypatch, c
     out = tmp_path / "deep" / "fit.json"
     status, text, _ = run(
         monkeypatch, capsys, "fit", write(columns()), "--params-col", "params", "--data-col", "examples", "--loss", "squared",
-        "--bootstrap", 60, "--holdout-largest", 2, "--target", "N=1e6,D=1e6", "--json", out,
+        "--bootstrap", 60, "--holdout-largest", 2, "--target", "N=1e6,D=1e6", "--budget", "1e13", "--json", out,
     )  # fmt: skip
     assert status == 0
     found = json.loads(out.read_text())
@@ -67,6 +67,9 @@ def test_the_command_writes_every_documented_key(write, tmp_path, monkeypatch, c
     assert found["contract"]["params_counted"] == "params"
     assert found["predictions"][0]["at"] == {"N": 1e6, "D": 1e6}
     assert found["predictions"][0]["low"] < found["predictions"][0]["value"] < found["predictions"][0]["high"]
+    widened = found["predictions"][0]["widened"]
+    assert widened["low"] <= found["predictions"][0]["low"] and found["predictions"][0]["high"] <= widened["high"]
+    assert found["plan"]["plan"]["cost"] <= 1e13 and found["plan"]["plan"]["ratio"] < 1
     assert found["backtest"]["num_held"] == 2
     assert "prediction at N=1e+06, D=1e+06" in text and "backtest: 2 largest runs" in text
 

@@ -26,9 +26,11 @@ from unisc.errors import InputError
 from unisc.scaling.backtest import Backtest, Holdout, held_out, leave_largest_out
 from unisc.scaling.bootstrap import Bootstrap, bootstrap
 from unisc.scaling.contract import Contract
+from unisc.scaling.extrapolation import Extrapolation, extrapolation
 from unisc.scaling.fit import Fit, axis_labels, fit, law_named
 from unisc.scaling.intervals import Interval, summarise
 from unisc.scaling.links import Space
+from unisc.scaling.planning import Plan, plan
 from unisc.scaling.read import RunTable, read_table, refuse_duplicates, refuse_mixed_units
 from unisc.scaling.tournament import Tournament, tournament
 from unisc.scaling.verdict import concerns
@@ -93,6 +95,8 @@ class FitOptions:
     """how many of the largest sizes, data sizes or budgets are held out; as many as hold a tenth of the runs if not given"""
     target: tuple[str, ...] = ()
     """predict here, like N=7e10,D=1.4e12; may be given several times"""
+    budget: float | None = None
+    """FLOPs for the next runs: which of them shrink the interval at the target most"""
     seed: int = 0
     """of the resamples"""
 
@@ -125,6 +129,8 @@ class Outcome:
     backtest: Backtest | None
     no_backtest: str
     predictions: tuple[tuple[Mapping[str, float], Interval], ...]
+    widened: tuple[Interval | None, ...]
+    plan: Plan | None
     concerns: tuple[str, ...]
     ranking: Tournament | None
 
@@ -141,11 +147,15 @@ class Outcome:
             "num_fitted": self.fit.num_runs,
             "columns": dict(self.prepared.columns),
         }
-        predictions = [{"at": dict(at), **interval.to_json()} for at, interval in self.predictions]
+        predictions = [
+            {"at": dict(at), **interval.to_json(), "widened": widened.to_json() if widened else None}
+            for (at, interval), widened in zip(self.predictions, self.widened, strict=True)
+        ]
         found: dict[str, Any] = {"table": table, "options": to_plain(self.prepared.options), **self.fit.to_json()}
         found |= {"intervals": {name: dict(interval) for name, interval in self.intervals.items()}}
         found |= {"backtest": self.backtest.to_json() if self.backtest else {"missing": self.no_backtest}}
         found |= {"predictions": predictions, "concerns": list(self.concerns)}
+        found |= {"plan": self.plan.to_json()} if self.plan else {}
         return found | ({"tournament": self.ranking.to_json()} if self.ranking else {})
 
 
@@ -174,7 +184,15 @@ def fit_table(path: Path, options: FitOptions) -> Outcome:
         boot = bootstrap(found, clusters=prepared.clusters, draws=options.bootstrap, seed=options.seed)
     backtest, reason = _backtest(law, columns, prepared, settings, options)
     intervals = summarise(found, boot, options.level)
-    predictions = tuple(_prediction(found, boot, text, options.level) for text in options.target)
+    targets = [_target(found, text) for text in options.target]
+    missed = _missed(found, options.level) if targets and boot is not None else None
+    predictions = tuple((at, _prediction(found, boot, at, options.level)) for at in targets)
+    widened = tuple(_prediction(found, boot, at, options.level, missed) if missed else None for at in targets)
+    if options.budget is not None and not targets:
+        raise InputError("--budget: runs are planned for a prediction; name it with --target")
+    planned = None
+    if options.budget is not None:
+        planned = plan(found, targets=targets, budget=options.budget, level=options.level)
     return Outcome(
         prepared=prepared,
         fit=found,
@@ -183,6 +201,8 @@ def fit_table(path: Path, options: FitOptions) -> Outcome:
         backtest=backtest,
         no_backtest=reason,
         predictions=predictions,
+        widened=widened,
+        plan=planned,
         concerns=concerns(found, intervals, backtest),
         ranking=ranking,
     )
@@ -321,17 +341,30 @@ def _backtest(
         return None, str(e)
 
 
-def _prediction(found: Fit, boot: Bootstrap | None, text: str, level: float) -> tuple[Mapping[str, float], Interval]:
+def _target(found: Fit, text: str) -> dict[str, float]:
     at = dict(_assignment(part, "--target") for part in text.split(","))
     if wrong := sorted(set(at) ^ set(found.labels)):
         raise InputError(
             f"--target {text}: {wrong[0]} is not what the fit is of; give {', '.join(f'{x}=' for x in found.labels)}"
         )
+    return at
+
+
+def _missed(found: Fit, level: float) -> Extrapolation | None:
+    try:
+        return extrapolation(found, level=level)
+    except InputError:
+        return None  # too few rungs to leave any out
+
+
+def _prediction(
+    found: Fit, boot: Bootstrap | None, at: Mapping[str, float], level: float, missed: Extrapolation | None = None
+) -> Interval:
     sizes = [at[label] for label in found.labels]
     if boot is not None:
-        return at, boot.prediction(*sizes, level=level)
-    value = float(found.predict(*sizes)[0])
-    return at, Interval(value=value, low=None, high=None, level=level, method="none", note="no interval: no bootstrap was made")
+        return boot.prediction(*sizes, level=level, backtest=missed)
+    value, note = float(found.predict(*sizes)[0]), "no interval: no bootstrap was made"
+    return Interval(value=value, low=None, high=None, level=level, method="none", note=note)
 
 
 def _assignment(text: str, flag: str) -> tuple[str, float]:

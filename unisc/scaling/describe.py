@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from unisc.scaling.command import Outcome
+from unisc.scaling.planning import Option, Plan
 from unisc.scaling.replay import Check
 from unisc.scaling.tournament import Tournament
 
@@ -44,8 +45,13 @@ def outcome_lines(found: Outcome) -> Iterator[str]:
             yield f"  {back.coverage:.0%} of them lie inside the {back.level:.0%} prediction interval"
     if found.predictions:
         yield ""
-    for at, interval in found.predictions:
+    for (at, interval), widened in zip(found.predictions, found.widened, strict=True):
         yield f"prediction at {', '.join(f'{k}={v:g}' for k, v in at.items())}: {interval_text(interval.to_json())}"
+        if widened is not None:
+            yield f"  with what its extrapolations missed on this table: [{widened.low:.5g}, {widened.high:.5g}]"
+    if found.plan is not None:
+        yield ""
+        yield from plan_lines(found.plan)
     yield ""
     if found.concerns:
         yield "not to be taken at its word:"
@@ -63,6 +69,22 @@ def tournament_lines(ranking: Tournament) -> Iterator[str]:
         tied = " tied" if entry.tied and entry is not ranking.entries[0] else ""
         yield f"  {entry.name:20} {entry.error:10.5f} {entry.bias:+10.5f}   {behind + tied:27} {entry.weight:.2f}"
     yield from (f"  left out: {name} ({reason})" for name, reason in ranking.left_out.items())
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """Yield the next runs that a budget should buy, and what else it could."""
+    chosen = plan.chosen
+    yield f"next runs for {plan.budget.amount:.3g} {plan.budget.unit}: {_times(chosen)}"
+    for run in chosen.runs:
+        repeated = f" x {run.repeats}" if run.repeats > 1 else ""
+        yield f"  {', '.join(f'{k}={v:.3g}' for k, v in run.at.items())}{repeated}, {run.cost:.3g} FLOPs each"
+    for name, other in plan.others.items():
+        yield f"  instead, {name}: {_times(other)}"
+    yield from (f"  {note}" for note in plan.notes)
+
+
+def _times(option: Option) -> str:
+    return "the interval stays open" if option.ratio is None else f"the interval at the target {option.ratio:.2f} times as wide"
 
 
 def interval_text(interval: Mapping[str, Any]) -> str:
