@@ -110,4 +110,6 @@ def _over_size(ax: Axes, fit: Fit, boot: Bootstrap | None, level: float) -> None
             ax.fill_between(sizes, *np.quantile(base + slope * log_size, tail, axis=0), color=colour, alpha=0.15, lw=0)
     ax.set_xscale("log")
     style.log_counts(ax.xaxis)
-    ax.set(xlabel=name("N"), ylabel=f"worth in {fit.labels[1]} examples", title="Rates by model size")
+    ax.set(
+        xlabel=name("N"), ylabel=f"worth in {fit.labels[1]} examples", title="Rates by size" + (", percentiles" if boot else "")
+    )
