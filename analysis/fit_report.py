@@ -59,6 +59,13 @@ def build(found: Outcome, out: Path) -> Path:
         if found.ranking.left_out:
             page.items(f"{law} was left out: {reason}." for law, reason in found.ranking.left_out.items())
     _trust(page, found, result)
+    if found.plan is not None:
+        page.heading("Next runs")
+        page.figure(
+            figures.next_runs(found.plan),
+            "The runs that shrink the interval at the target most for the budget, and what other ways to spend it would buy.",
+        )
+        page.items(found.plan.notes)
     if optimal is not None:
         _compute_optimal(page, found, optimal)
         result["compute_optimal"] = optimal.to_json()

@@ -81,7 +81,8 @@ def test_a_law_with_held_out_runs_and_a_target(surface):
     held = (np.array([[3e6, 3e6], [1e7, 2e7]]), np.array([0.31, 0.309]))
     figure = figures.law_curves(found, boot, held=held, targets=[target], seeds=3)
     says(
-        figure, "chinchilla, 20 runs of 3 seeds; 90% intervals", "profile and case bootstrap, 30 resamples", "held out (2 runs)", "beyond the runs fitted",
+        figure, "chinchilla, 20 runs of 3 seeds; 90% intervals",
+        "profile and case bootstrap, 30 resamples", "held out (2 runs)", "beyond the runs fitted",
         "D = 100k", "training FLOPs C = 6 N D", "prediction",
     )  # fmt: skip
 
