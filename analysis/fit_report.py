@@ -16,14 +16,21 @@ from unisc.config import from_plain
 from unisc.errors import InputError
 from unisc.report.numbers import number, percent, short
 from unisc.report.page import Page
-from unisc.scaling import Interval, bootstrap, compute_optimal, profiles
+from unisc.scaling import Runs, bootstrap, compute_optimal, profiles, robustness
 from unisc.scaling.command import FitOptions, Outcome, fit_table
 from unisc.scaling.compute_optimal import ComputeOptimal
-from unisc.scaling.robustness import robustness
-from unisc.scaling.runs import Runs
 
 MAX_DRAWS = 300
 """Resamples of what the page adds to the fit: the band without the held-out runs, and the approaches to an optimal size."""
+_KINDS = {
+    "run": "without one run",
+    "size": "without one size",
+    "data": "without one data size",
+    "budget": "without one budget",
+    "trim": "without the worst runs",
+    "objective": "under another objective",
+}
+"""Refits of the robustness panel in words."""
 
 
 def build(found: Outcome, out: Path) -> Path:
@@ -52,6 +59,13 @@ def build(found: Outcome, out: Path) -> Path:
         if found.ranking.left_out:
             page.items(f"{law} was left out: {reason}." for law, reason in found.ranking.left_out.items())
     _trust(page, found, result)
+    if found.plan is not None:
+        page.heading("Next runs")
+        page.figure(
+            figures.next_runs(found.plan),
+            "The runs that shrink the interval at the target most for the budget, and what other ways to spend it would buy.",
+        )
+        page.items(found.plan.notes)
     if optimal is not None:
         _compute_optimal(page, found, optimal)
         result["compute_optimal"] = optimal.to_json()
@@ -191,23 +205,11 @@ def _trust(page: Page, found: Outcome, result: dict[str, Any]) -> None:
     at = dict(found.predictions[0][0]) if found.predictions else dict(zip(fit.labels, map(float, largest), strict=True))
     panel = robustness(fit, targets=[at], boot=found.boot, level=level)
     result["robustness"] = panel.to_json()
-    value, runs = float(panel.base.predictions[0]), panel.of("run")
-    now = Interval(value=value, low=None, high=None, level=level, method="none")
-    if found.boot is not None:
-        now = found.boot.prediction(*at.values(), level=level)
-    page.figure(
-        figures.influence(
-            [run.change.removeprefix("without ") for run in runs],
-            np.array([run.predictions[0] for run in runs]),
-            now,
-            num_runs=fit.num_runs,
-            target=", ".join(f"{label} = {short(size)}" for label, size in at.items()),
-        ),
-        "How the prediction moves when one run is left out.",
-    )
+    now = None if found.boot is None else found.boot.prediction(*at.values(), level=level)
+    page.figure(figures.influence(panel, now), "How the prediction moves when one run is left out.")
     moved = {kind: ends["prediction"] for kind, ends in panel.ranges().items() if "prediction" in ends}
-    page.table(["the same law, refitted without or with another", "lowest prediction", "highest"],
-               [[kind, *map(_shown, ends)] for kind, ends in moved.items()])  # fmt: skip
+    page.table(["refitted", "lowest prediction", "highest"],
+               [[_KINDS.get(kind, kind), *map(_shown, ends)] for kind, ends in moved.items()])  # fmt: skip
 
 
 def _optimal(found: Outcome) -> ComputeOptimal | None:

@@ -21,7 +21,7 @@ def composition_curves(fit: Fit, boot: Bootstrap | None = None, *, level: float 
     if not fit.law.name.startswith("composition"):
         raise InputError(f"composition curves need the law 'composition', and this fit is {fit.law.name!r}")
     by_size = fit.law.name == "composition_by_size"
-    fig, axes = style.figure(3 if by_size else 2, 11.4 if by_size else 9.2, 3.6, width_ratios=(1, 1.2, 1)[: 2 + by_size])
+    fig, axes = style.figure(3 if by_size else 2, 10.2 if by_size else 9.2, 3.6, width_ratios=(1, 1.2, 1)[: 2 + by_size])
     _rates(axes[0], fit, boot, level)
     _collapse(axes[1], fit)
     if by_size:
@@ -110,4 +110,6 @@ def _over_size(ax: Axes, fit: Fit, boot: Bootstrap | None, level: float) -> None
             ax.fill_between(sizes, *np.quantile(base + slope * log_size, tail, axis=0), color=colour, alpha=0.15, lw=0)
     ax.set_xscale("log")
     style.log_counts(ax.xaxis)
-    ax.set(xlabel=name("N"), ylabel=f"worth in {fit.labels[1]} examples", title="Rates by model size")
+    ax.set(
+        xlabel=name("N"), ylabel=f"worth in {fit.labels[1]} examples", title="Rates by size" + (", percentiles" if boot else "")
+    )

@@ -45,7 +45,7 @@ def law_curves(
         handles.append(Line2D([], [], **_HELD, label=f"held out ({len(unseen[0][2])} runs)"))
     if aims:
         handles.append(Line2D([], [], **_AIM, label="prediction"))
-    if unseen or aims:
+    if any(ax.patches for ax in axes):
         handles.append(Patch(color=style.MUTED, alpha=0.2, lw=0, label="beyond the runs fitted"))
     style.note(fig, said(fit, boot, level, seeds))
     fig.legend(handles=handles, loc="outside lower center", ncols=4)
@@ -124,8 +124,9 @@ def _aim(ax: Axes, x: float, interval: Interval) -> None:
 
 def _finish(ax: Axes, last: float, end: float) -> None:
     ax.set_xscale("log")
+    ax.use_sticky_edges = False  # A mark at the end of a band stays whole.
     if end > last * (1 + 1e-9):
-        room = (end / last) ** 0.06
+        room = max((end / last) ** 0.06, (end / ax.get_xlim()[0]) ** 0.03)
         ax.axvspan(last, end * room, **SHADE)
         ax.set_xlim(right=end * room)
     style.log_counts(ax.xaxis)

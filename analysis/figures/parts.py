@@ -33,7 +33,8 @@ def said(fit: Fit, boot: Bootstrap | None, level: float, seeds: int | None = Non
     runs = f"{fit.law.name}, {fit.num_runs} runs" + ("" if seeds is None else f" of {seeds} seeds")
     if boot is None:
         return f"{runs}; no intervals"
-    return f"{runs}; {level:.0%} intervals, {boot.method}, {len(boot.draws):,} resamples"
+    kind = "profile" if fit.num_runs > fit.num_free else "percentile"
+    return f"{runs}; {level:.0%} intervals, {kind} and {boot.method}, {len(boot.draws):,} resamples"
 
 
 @dataclass(frozen=True, slots=True)

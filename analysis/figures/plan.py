@@ -30,10 +30,11 @@ def next_runs(found: Plan) -> Figure:
         heights, aims = datas, aim_data
         left.set(yscale="log", ylabel=name(plane.data_label))
         style.log_counts(left.yaxis)
-    for index, (run, x, y) in enumerate(zip(chosen.runs, sizes, heights, strict=True)):
+    ranks = np.argsort(np.argsort(sizes, kind="stable"), kind="stable")
+    for run, x, y, rank in zip(chosen.runs, sizes, heights, ranks, strict=True):
         left.plot(x, y, "D", mfc="none", mec=style.COLOURS[0], mew=1.5, ms=5 + 2.5 * run.repeats)
         lost = "target lost" if run.without is None else f"{run.without:.2f}×"
-        left.annotate(lost, (x, y), (8, 6 if index % 2 else -11), textcoords="offset points", fontsize=7.5)
+        left.annotate(lost, (x, y), (8, 6 if rank % 2 else -11), textcoords="offset points", fontsize=7.5)
     left.plot(aim_size, aims, "*", color=style.COLOURS[1], ms=11)
     left.set(xscale="log", xlabel=name(fit.labels[0]), title="Next runs (interval without one, over with it)")
     left.margins(0.12)

@@ -1,17 +1,17 @@
 """Figures: how far a fit is to be trusted - its residuals, the profiles of its parameters, the runs it hangs on."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
-from analysis.figures.parts import Plane, name
+from analysis.figures.parts import Plane, name, reading
 from unisc.report import style
 from unisc.report.numbers import number
-from unisc.scaling import Fit, Interval
+from unisc.scaling import Fit, Interval, Profile
+from unisc.scaling.robustness import Robustness
 
 MAX_COLUMNS = 5
 
@@ -19,7 +19,8 @@ MAX_COLUMNS = 5
 def residuals(fit: Fit, *, seeds: int | None = None) -> Figure:
     """Draw what a fit leaves, in the space of its contract, over size, data and prediction, and against the normal law.
 
-    Dotted lines stand at Huber's delta, and the three runs that are furthest off are named by their row in the fit.
+    The normal law's line goes through the quartiles, dotted lines stand at Huber's delta, and the three runs that are furthest
+    off are named by their row in the fit.
     """
     plane, contract = Plane.of(fit), fit.contract
     predicted = fit.predict(*fit.problem.axes)
@@ -28,7 +29,7 @@ def residuals(fit: Fit, *, seeds: int | None = None) -> Figure:
     if plane.data is not None:
         columns.append((name(plane.data_label), plane.data, True))
     columns.append((f"predicted {contract.metric.replace('_', ' ')}", predicted, False))
-    fig, axes = style.figure(len(columns) + 1, 2.5 * (len(columns) + 1), 2.9, sharey=True)
+    fig, axes = style.figure(len(columns) + 1, 2.3 * (len(columns) + 1), 2.8, sharey=True)
     furthest = np.argsort(-np.abs(left), kind="stable")[:3]
     for ax, (label, values, in_logs) in zip(axes[:-1], columns, strict=True):
         ax.plot(values, left, "o", color=style.COLOURS[0], ms=3.5, alpha=0.6, mec="none")
@@ -41,7 +42,7 @@ def residuals(fit: Fit, *, seeds: int | None = None) -> Figure:
     axes[-1].plot(normal, left[order], "o", color=style.COLOURS[0], ms=3.5, alpha=0.6, mec="none")
     slope, at = _through_quartiles(normal, left[order])
     axes[-1].plot(normal[[0, -1]], at + slope * normal[[0, -1]], color=style.MUTED, lw=1.1)
-    axes[-1].set_xlabel("normal quantile (line: quartiles)")
+    axes[-1].set_xlabel("normal quantile")
     for ax in axes:
         ax.axhline(0, color=style.MUTED, lw=0.9, zorder=0)
         if contract.loss == "huber":
@@ -62,24 +63,11 @@ def _through_quartiles(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return slope, float(ends[1].mean() - slope * ends[0].mean())
 
 
-class Profiled(Protocol):
-    """A profile: its interval, and the statistic (V,) at the values (V,) it visited against a limit."""
-
-    @property
-    def interval(self) -> Interval: ...
-    @property
-    def values(self) -> np.ndarray: ...
-    @property
-    def statistic(self) -> np.ndarray: ...
-    @property
-    def limit(self) -> float: ...
-
-
-def profile_curves(found: Sequence[Profiled], names: Sequence[str], *, num_runs: int | None = None) -> Figure:
+def profile_curves(found: Sequence[Profile], names: Sequence[str], *, num_runs: int | None = None) -> Figure:
     """Draw how much worse the best refit gets as a parameter is held away from its optimum, with the limit of the interval."""
     columns = min(len(found), MAX_COLUMNS)
     rows = -(-len(found) // columns)
-    fig, axes = style.figure(columns, max(2.1 * columns, 5.6), 0.5 + 2.2 * rows, rows=rows, sharey=True)
+    fig, axes = style.figure(columns, max(1.85 * columns, 5.6), 0.5 + 2.2 * rows, rows=rows, sharey=True)
     for ax, one, title in zip(axes, found, names, strict=False):
         _profile(ax, one)
         ax.set_title(title)
@@ -93,7 +81,7 @@ def profile_curves(found: Sequence[Profiled], names: Sequence[str], *, num_runs:
     return fig
 
 
-def _profile(ax: Axes, one: Profiled) -> None:
+def _profile(ax: Axes, one: Profile) -> None:
     interval, top = one.interval, 2.2 * one.limit
     # The optimum is a point of every profile, and refits far beyond the limit say nothing more.
     shown = one.statistic <= top
@@ -131,29 +119,30 @@ def _profile(ax: Axes, one: Profiled) -> None:
         ax.locator_params(axis="x", nbins=4)
 
 
-def influence(
-    left_out: Sequence[str], predictions: np.ndarray, now: Interval, *, num_runs: int, target: str, most: int = 12
-) -> Figure:
-    """Draw how a prediction moves when a run is left out, the most influential first, beside the prediction's own interval.
+def influence(panel: Robustness, now: Interval | None = None, *, most: int = 12) -> Figure:
+    """Draw how the first target's prediction moves when a run is left out, the most influential first.
 
-    `left_out` (m,) names what each refit did without and `predictions` (m,) are theirs; `now` is that of the whole table.
+    `now` is the prediction of the whole table with its interval, which is shaded.
     """
-    moved = np.asarray(predictions, float)
-    order = np.argsort(-np.abs(moved - now.value), kind="stable")[:most]
+    runs = panel.of("run")
+    value = float(panel.base.predictions[0])
+    moved = np.array([float(run.predictions[0]) for run in runs])
+    order = np.argsort(-np.abs(moved - value), kind="stable")[:most]
     fig, (ax,) = style.figure(1, 6.6, 1.3 + 0.24 * len(order))
-    if now.low is not None and now.high is not None:
+    shade = ""
+    if now is not None and now.low is not None and now.high is not None:
         ax.axvspan(now.low, now.high, color=style.MUTED, alpha=0.14, lw=0, zorder=0)
-    ax.axvline(now.value, color=style.INK, lw=1.0)
+        shade = f"; grey: {now.level:.0%} interval of the whole table"
+    ax.axvline(value, color=style.INK, lw=1.0)
     for row, at in enumerate(order):
-        higher = moved[at] > now.value
-        colour, mark = (style.COLOURS[1], ">") if higher else (style.COLOURS[0], "<")
-        ax.plot([now.value, moved[at]], [row, row], color=colour, lw=1.6, alpha=0.7)
+        colour, mark = (style.COLOURS[1], ">") if moved[at] > value else (style.COLOURS[0], "<")
+        ax.plot([value, moved[at]], [row, row], color=colour, lw=1.6, alpha=0.7)
         ax.plot(moved[at], row, mark, color=colour, ms=5.5)
-    ax.set_yticks(range(len(order)), [f"without {left_out[at]}" for at in order])
+    ax.set_yticks(range(len(order)), [f"without {runs[at].change.removeprefix('without ')}" for at in order])
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.08)
+    target = ", ".join(reading(label, float(size)) for label, size in zip(panel.labels, panel.targets[:, 0], strict=True))
     ax.set_xlabel(f"prediction at {target}")
-    shade = f"; grey: {now.level:.0%} interval of the whole table" if now.bounded else ""
-    style.note(fig, f"{num_runs} runs, each left out once; the {len(order)} that move it most{shade}")
+    style.note(fig, f"{panel.base.num_runs} runs, each left out once; the {len(order)} that move it most{shade}")
     return fig

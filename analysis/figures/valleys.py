@@ -111,7 +111,9 @@ def approaches(found: ComputeOptimal, *, level: float = 0.90) -> Figure:
             style.log_counts(ax.xaxis)
             row = found.disagreement[place - 1]
             met = {True: "intervals meet", False: "intervals apart", None: "too few intervals"}[row.intervals_overlap]
-            ax.set(xlabel=f"optimal {name('N')}", title=f"at {short(row.compute)} FLOPs\n{number(row.size_ratio)}×, {met}")
+            ax.set(
+                xlabel=f"optimal {name('N')}", title=f"at {short(row.compute)} FLOPs: {number(row.size_ratio)}× apart\n{met}"
+            )
         else:
             ax.set(xlabel="exponent of size in compute", title="Power")
     labels = [f"{approach.replace('_', ', ')} ({found.approaches[approach].num_points})" for approach in names]

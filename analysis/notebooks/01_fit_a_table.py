@@ -66,7 +66,8 @@ print("bounds hit:", ", ".join(certificate.bounds_hit) or "none")
 # ## How far may a parameter go?
 #
 # The profile holds a parameter at a value and refits the rest; its interval ends where the refit is significantly worse.
-# An end that is never reached is unbounded, and said to be.
+# An end that is never reached is unbounded, and said to be. A 90 % interval misses the planted number one time in ten, and
+# parameters that trade against each other miss it together.
 
 # %%
 shown = profiles(found.fit, level=OPTIONS.level)

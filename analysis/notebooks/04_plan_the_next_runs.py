@@ -24,11 +24,8 @@ from IPython.display import SVG
 
 from analysis import figures
 from unisc.report import style
-from unisc.scaling import Contract, bootstrap, fit
-from unisc.scaling.candidates import Budget
-from unisc.scaling.planning import plan
+from unisc.scaling import Budget, Contract, bootstrap, fit, plan, robustness
 from unisc.scaling.read import read_table
-from unisc.scaling.robustness import robustness
 
 TABLE = None  # a table of your own with columns N, D and loss
 TARGET = {"N": 1e10, "D": 2e11}
@@ -49,11 +46,7 @@ found = fit("chinchilla", size, data, loss, contract=Contract(metric="loss", los
 # %%
 boot = bootstrap(found, draws=200)
 panel = robustness(found, targets=[TARGET], boot=boot)
-runs = panel.of("run")
-moved = np.array([run.predictions[0] for run in runs])
-names = [run.change.removeprefix("without ") for run in runs]
-now = boot.prediction(TARGET["N"], TARGET["D"])
-SVG(style.svg(figures.influence(names, moved, now, num_runs=found.num_runs, target="N = 1e10, D = 2e11", most=8)))
+SVG(style.svg(figures.influence(panel, boot.prediction(TARGET["N"], TARGET["D"]), most=8)))
 
 # %% [markdown]
 # ## What to run next

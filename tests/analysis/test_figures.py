@@ -10,10 +10,21 @@ import pytest
 from analysis import figures
 from unisc.errors import InputError
 from unisc.report import style
-from unisc.scaling import Contract, Interval, bootstrap, compute_optimal, effective_speedup, fit, isoflop, profiles, tournament
-from unisc.scaling.candidates import Candidates
-from unisc.scaling.planning import plan
-from unisc.scaling.runs import Runs
+from unisc.scaling import (
+    Candidates,
+    Contract,
+    Interval,
+    Runs,
+    bootstrap,
+    compute_optimal,
+    effective_speedup,
+    fit,
+    isoflop,
+    plan,
+    profiles,
+    robustness,
+    tournament,
+)
 from unisc.scaling.speedup import Recipe
 
 ORIGINS = ("exposed", "attributed", "searchified")
@@ -70,7 +81,8 @@ def test_a_law_with_held_out_runs_and_a_target(surface):
     held = (np.array([[3e6, 3e6], [1e7, 2e7]]), np.array([0.31, 0.309]))
     figure = figures.law_curves(found, boot, held=held, targets=[target], seeds=3)
     says(
-        figure, "chinchilla, 20 runs of 3 seeds; 90% intervals", "30 resamples", "held out (2 runs)", "beyond the runs fitted",
+        figure, "chinchilla, 20 runs of 3 seeds; 90% intervals",
+        "profile and case bootstrap, 30 resamples", "held out (2 runs)", "beyond the runs fitted",
         "D = 100k", "training FLOPs C = 6 N D", "prediction",
     )  # fmt: skip
 
@@ -134,7 +146,7 @@ def test_compositions_in_one_currency(mixed):
     boot = bootstrap(plain, draws=30)
     shown = f"{plain.params['w_searchified']:.2f} ["
     says(figures.composition_curves(plain, boot), shown, "worth in exposed examples", "exposed alone", "with searchified")
-    says(figures.composition_curves(by_size), "Rates by model size", "at the mean size", "no intervals")
+    says(figures.composition_curves(by_size), "Rates by size", "at the mean size", "no intervals")
     with pytest.raises(InputError, match="need the law 'composition'"):
         figures.composition_curves(fit("chinchilla", *table()))
 
@@ -163,13 +175,16 @@ def test_profiles_mark_where_no_limit_was_met():
     assert said.count("| unbounded") == 1 and "0.3 [unbounded, 0.4]" in said
 
 
-def test_influence_ranks_and_keeps_the_largest():
-    now = Interval(value=2.0, low=1.9, high=2.1, level=0.9, method="bootstrap")
-    moved = 2.0 + 0.01 * np.arange(20)
-    said = texts(figures.influence([f"row {i}" for i in range(20)], moved, now, num_runs=20, target="N=1e9", most=5))
-    assert [text for text in said if text.startswith("without")] == [f"without row {i}" for i in (19, 18, 17, 16, 15)]
-    unbounded = dataclasses.replace(now, low=None, high=None, method="none")
-    says(figures.influence(["row 0"], np.array([2.1]), unbounded, num_runs=1, target="N=1e9"), "without row 0")
+def test_influence_ranks_and_keeps_the_largest(surface):
+    found, boot = surface
+    panel = robustness(found, targets=[{"N": 1e7, "D": 1e8}], boot=boot)
+    said = texts(figures.influence(panel, boot.prediction(1e7, 1e8), most=5))
+    expected = [f"without {v.change.removeprefix('without ')}" for v in panel.influential(5)]
+    assert [text for text in said if text.startswith("without")] == expected
+    assert "prediction at N = 10M, D = 100M" in said
+    assert any(text.startswith("20 runs, each left out once; the 5 that move it most; grey: 90% interval") for text in said)
+    said = says(figures.influence(panel), "20 runs, each left out once")
+    assert "grey" not in said
 
 
 def test_the_ranking_says_who_is_tied():

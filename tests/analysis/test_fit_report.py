@@ -30,13 +30,14 @@ FIT = ("fit", "runs.csv", "--params-col", "params", "--data-col", "shown", "--lo
 
 
 def test_a_fit_writes_its_page_and_the_page_is_made_again_from_the_json(runs, monkeypatch, capsys):
-    unisc(monkeypatch, *FIT, "--target", "N=1e7,D=1e8", "--json", "fit.json", "--report", "page")
+    unisc(monkeypatch, *FIT, "--target", "N=1e7,D=1e8", "--budget", "1e15", "--json", "fit.json", "--report", "page")
     page = (runs / "page" / "index.html").read_text()
     headings = [
         "Predictions and parameters",
         "The law",
         "Largest runs held out",
         "How far it is known",
+        "Next runs",
         "Compute-optimal size",
         "Residuals",
     ]

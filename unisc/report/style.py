@@ -107,7 +107,15 @@ def log_counts(axis: Axis) -> None:
     """Put a few readable counts on a logarithmic axis, whatever it spans."""
     low, high = axis.get_view_interval()
     ratio = high / max(low, 1e-300)
-    subs = (1.0,) if ratio > 300 else (1.0, 3.0) if ratio > 12 else (1.0, 2.0, 5.0)
+    subs = (
+        (1.0,)
+        if ratio > 300
+        else (1.0, 3.0)
+        if ratio > 12
+        else (1.0, 2.0, 5.0)
+        if ratio > 5
+        else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    )
     axis.set_major_locator(LogLocator(base=10, subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.set_minor_formatter(NullFormatter())
