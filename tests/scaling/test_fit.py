@@ -49,6 +49,19 @@ def test_own_starts_are_polished_and_counted():
     assert found.params["alpha"] == pytest.approx(TRUTH["alpha"], rel=1e-3)
 
 
+def test_a_second_basin_predicts_too():
+    # One break seen by few runs: some starts end where the break lies elsewhere.
+    size = np.geomspace(1e2, 1e6, 17)
+    loss = 0.4 + 2.3 * size**-0.05 * (1 + (size / 6e2) ** 16) ** (-5.6 / 16)
+    found = fit(
+        "bnsl", size, loss * np.exp(2e-3 * np.random.default_rng(0).standard_normal(17)), contract=Contract(loss="squared")
+    )
+    second = found.certificate.second
+    assert second is not None and second.objective > found.objective
+    assert found.second_prediction(1e7) != pytest.approx(found.predict(1e7)[0], rel=1e-6)
+    assert fit("power", SIZES, 5.0 * SIZES**-0.3).second_prediction(1e7) is None
+
+
 def test_a_law_without_a_floor_says_that_the_floor_met_its_bound():
     found = fit("power_floor", SIZES, 5.0 * SIZES**-0.3)
     assert "E at its lower bound" in found.certificate.bounds_hit

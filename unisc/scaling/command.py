@@ -9,7 +9,10 @@ objective      the minimum found
 certificate    how far the optimum is to be trusted (`Certificate`)
 intervals      {value, low, high, level, method, note} by parameter; null ends are unbounded
 backtest       the same law without the largest runs (`Backtest`), or {"missing": reason}
-predictions    one a target: {at, value, low, high, level, method, note}
+predictions    one a target: {at, value, low, high, level, method, note, widened, second_basin}: the same interval wider by what
+               earlier extrapolations on this table missed, null where none could be tried, and what the certificate's next
+               best optimum predicts, null where there is none
+plan           with `budget`: the next runs that shrink the intervals at the targets most (`Plan`)
 concerns       sentences that say why the fit is not to be trusted; empty where nothing speaks against it
 tournament     with `law` "all": the ranking (`Tournament`)
 """
@@ -148,7 +151,12 @@ class Outcome:
             "columns": dict(self.prepared.columns),
         }
         predictions = [
-            {"at": dict(at), **interval.to_json(), "widened": widened.to_json() if widened else None}
+            {
+                "at": dict(at),
+                **interval.to_json(),
+                "widened": widened.to_json() if widened else None,
+                "second_basin": self.fit.second_prediction(*(at[label] for label in self.fit.labels)),
+            }
             for (at, interval), widened in zip(self.predictions, self.widened, strict=True)
         ]
         found: dict[str, Any] = {"table": table, "options": to_plain(self.prepared.options), **self.fit.to_json()}

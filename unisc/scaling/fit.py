@@ -56,6 +56,14 @@ class Fit:
         """Predict the metric at sizes given axis by axis, each a number or an array (n,)."""
         return self.contract.to_metric(self.law.predict(self.theta[None], points(axes))[0])
 
+    def second_prediction(self, *axes: float) -> float | None:
+        """Predict the metric at one size by the certificate's second basin; None where there is none."""
+        second = self.certificate.second
+        if second is None:
+            return None
+        theta = self.law.internal(np.array([list(second.parameters.values())]))
+        return float(self.contract.to_metric(self.law.predict(theta, points(axes))[0])[0])
+
     def compare(self, other: "Fit") -> float:
         """Return this objective minus another's; raises `InputError` when the contracts or the tables differ."""
         self.contract.require_same(other.contract)
