@@ -10,6 +10,7 @@ the order counts and the size does not):
     one process, all runs as one program    1.7 [1.3]         1.4 [1.2]
     processes with one program each         1.6 [1.2]         0.5 [0.4]
 
+On the quiet machine processes gave 2.9 [2.8] while training and 2.0 [1.9] from start to end (two rounds).
 Processes pack their own batches; one program waits for the one Python thread that packs for all. Inside a core, a program of
 several runs saves nothing: processor time a step is 1.7 ms alone and 1.8 ms two at a time, 1.9 and 1.9 ms at eight; of HHSFT xs
 30 and 27 ms two at a time. These runs, over in 3 seconds once the programs stand, are nearly all start-up, where one process
