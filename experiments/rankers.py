@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from flax import nnx
@@ -154,7 +154,21 @@ def _scored(
     return record(config, trained, result.metrics, began=began)
 
 
-def record(config: Config, trained: loop.TrainResult, metrics: Mapping[str, float], *, began: float) -> dict[str, Any]:
+class Trained(Protocol):
+    """What of a run's configuration its record is made from."""
+
+    @property
+    def model(self) -> zoo.RankerConfig:
+        """The ranker."""
+        ...
+
+    @property
+    def train(self) -> TrainConfig:
+        """How it was trained."""
+        ...
+
+
+def record(config: Trained, trained: loop.TrainResult, metrics: Mapping[str, float], *, began: float) -> dict[str, Any]:
     """Return what a run leaves: its metrics, counts of parameters and of what it consumed, and seconds since `began`."""
     ranker, spec, counts = zoo.ranker_of(config.model), trained.row_map.spec, trained.counts
     params, flops = ranker.num_params(config.model, spec), ranker.flops_per_example(config.model, spec)

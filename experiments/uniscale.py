@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from experiments.rankers import record
 from unisc.config import Runtime
 from unisc.data import manifest
 from unisc.data.columns import Columns, load
 from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
-from unisc.models import dlrm, hhsft
+from unisc.models import hhsft, zoo
 from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
 from unisc.train.loop import TrainConfig
@@ -34,9 +35,6 @@ VERSION = 2
 
 MEAN_LIST_LEN = 12
 """Candidates a request that batches leave room for; shorter lists only fill fewer of a batch's candidate slots."""
-
-MODULES: Mapping[type, Any] = {hhsft.HHSFTConfig: hhsft, dlrm.DLRMConfig: dlrm}
-"""The module that builds and counts each kind of model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +57,7 @@ class Config:
 
     size: str
     data: DataConfig
-    model: hhsft.HHSFTConfig | dlrm.DLRMConfig
+    model: zoo.RankerConfig
     train: TrainConfig
     evaluate: EvalConfig
 
@@ -71,7 +69,6 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     train_columns, test_columns = data(config, root)
 
     # The model: five typed tokens, HFA, GFA, then DREF and DAPGA (section 4, figure 3), started at the base rates.
-    module = MODULES[type(config.model)]
     model = build(config, train_columns)
 
     # The objective: binary cross-entropy of click and purchase, one head a domain; one pass over the samples.
@@ -96,28 +93,9 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
 
-    params = module.num_params(config.model, trained.row_map.spec)
-    flops = module.flops_per_example(config.model, train_columns.spec)
-    counts = trained.counts
-    return {
-        "metrics": {**result.metrics, "train/loss": trained.loss},
-        "counts": {
-            "num_params_dense": params.dense,
-            "num_params_embedding": params.embedding,
-            "num_params_active": params.active,
-            "num_examples": counts.num_examples,
-            "num_requests": counts.num_requests,
-            "num_positives": counts.num_positives,
-            "num_steps": counts.num_steps,
-            "train_flops": flops.train(num_candidates=counts.num_examples, num_requests=counts.num_requests),
-        },
-        "timing": {
-            "compile_secs": trained.compile_secs,
-            "train_secs": counts.train_secs,
-            "evaluate_secs": time.perf_counter() - evaluating,
-            "wall_seconds": time.perf_counter() - began,
-        },
-    }
+    found = record(config, trained, result.metrics, began=began)
+    found["timing"]["evaluate_secs"] = time.perf_counter() - evaluating
+    return found
 
 
 def data(config: Config, root: Path) -> tuple[Columns, Columns]:
@@ -139,9 +117,7 @@ def build(config: Config, columns: Columns) -> nnx.Module:
     rates = np.clip(columns.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
     bias = tuple(float(b) for b in np.log(rates / (1 - rates)))
     rngs, spec = nnx.Rngs(config.train.seed), config.train.row_map(columns.spec).spec
-    if isinstance(config.model, dlrm.DLRMConfig):
-        return dlrm.DLRM(config.model, spec, rngs=rngs, bias_init=bias)
-    return hhsft.HHSFT(config.model, spec, rngs=rngs, bias_init=bias)
+    return zoo.build(config.model, spec, rngs=rngs, bias_init=bias)
 
 
 def with_isolation(config: Config, isolation: hhsft.Isolation) -> Config:

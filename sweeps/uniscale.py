@@ -21,6 +21,7 @@ from unisc.config import Runtime
 from unisc.data.columns import Columns, load
 from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
+from unisc.models import zoo
 from unisc.models.hhsft import ISOLATIONS
 from unisc.models.ladder import dlrm_ladder, hhsft_ladder
 from unisc.sweep.budget import cost_units
@@ -174,7 +175,7 @@ def runs(preset: Preset, root: Path, samples: Mapping[str, str]) -> list[Run]:
 def plan(study: str, config: Config, columns: Columns) -> Run:
     """Plan one run; its cost is counted FLOPs of training on its share of `columns`."""
     share = columns.first(max(1, round(config.data.fraction * columns.num_requests)))
-    flops = uniscale.MODULES[type(config.model)].flops_per_example(config.model, columns.spec)
+    flops = zoo.ranker_of(config.model).flops_per_example(config.model, columns.spec)
     work = flops.train(num_candidates=share.num_examples, num_requests=share.num_requests)
     isolation = getattr(config.model, "isolation", "mlp")
     data = f"{config.data.composition}@{config.data.fraction:g}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unisc.nn import attention
-from unisc.nn.attention import BLOCKED, fits_kernel, fused_attention, masked_attention
+from unisc.nn.attention import BLOCKED, fits_kernel, fused_attention, masked_attention, query_key_products
 
 
 def arrays(batch=3, queries=6, keys=8, heads=2, head_dim=8, dtype="float32"):
@@ -78,3 +78,17 @@ def test_a_gpu_gets_the_kernel_and_a_cpu_does_not(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         masked_attention(q, k, v, jnp.zeros((1, 1, 88), jnp.bfloat16))
     assert asked == ["cudnn"]
+
+
+def test_products_of_queries_and_keys_have_the_gradient_of_the_plain_ones():
+    q, k, _ = arrays()
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2, 6, 8)), jnp.float32)
+
+    def loss(product, q, k):
+        return jnp.sum(weights * jnp.sin(product(q, k)))
+
+    def plain(q, k):
+        return jnp.einsum("btnh,bsnh->bnts", q, k)
+
+    for a, b in zip(*(jax.grad(loss, argnums=(1, 2))(call, q, k) for call in (query_key_products, plain)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,6 @@ from unisc.scaling.optimal import ln_optimal_size
 from unisc.scaling.power import power_law, weighted_power
 from unisc.scaling.runs import Runs
 from unisc.scaling.valley import Parabola, valley_noise
-
-_DEFAULT = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-_FOLDER = Path(os.environ.get("UNISC_REAL_DATA", _DEFAULT)) / "scaling" / "porian_isoflop"
 
 TRUTH = np.array([1.69, 406.4, 410.7, 0.34, 0.28])  # The surface printed by Hoffmann et al.
 EXPONENT = 0.28 / 0.62
@@ -189,38 +184,40 @@ def test_tables_without_valleys_are_refused():
         isoflop(table(), budgets=[-1e18])
 
 
-def _porian(name):
-    if not (_FOLDER / name).is_file():
-        pytest.skip("the Porian tables are absent; set UNISC_REAL_DATA to a folder holding scaling/porian_isoflop")
-    out = {}
-    with (_FOLDER / name).open() as lines:
-        for row in csv.DictReader(lines):
-            out.setdefault(row["config"], []).append(row)
-    return out
+@pytest.fixture
+def porian(published):
+    """Return the rows of a table of arXiv 2406.19146 by configuration."""
+
+    def rows(name):
+        out = {}
+        with (published("porian_isoflop") / name).open() as lines:
+            for row in csv.DictReader(lines):
+                out.setdefault(row["config"], []).append(row)
+        return out
+
+    return rows
 
 
-def _published():
-    return {
-        config: float(row["n_exponent"])
-        for config, rows in _porian("published_fits.csv").items()
-        for row in rows
-        if row["method"] == "weighted"
-    }
+@pytest.fixture
+def exponents(porian):
+    """Return the published exponent of each configuration."""
+    table = porian("published_fits.csv")
+    return {config: float(row["n_exponent"]) for config in table for row in table[config] if row["method"] == "weighted"}
 
 
 @pytest.mark.real_data
-def test_weighted_exponents_of_the_published_optima():
-    published, pairs = _published(), _porian("optimal_pairs.csv")
-    assert len(published) == 15
+def test_weighted_exponents_of_the_published_optima(porian, exponents):
+    pairs = porian("optimal_pairs.csv")
+    assert len(exponents) == 15
     for config, rows in pairs.items():
         rows = [row for row in rows if row["n"]]  # Four budgets have no interior optimum and are blank.
         columns = [[float(row[name]) for row in rows] for name in ("flops", "n", "n_star_std")]
-        assert float(weighted_power(*columns)[0]) == pytest.approx(published[config], abs=1e-9)
+        assert float(weighted_power(*columns)[0]) == pytest.approx(exponents[config], abs=1e-9)
 
 
 @pytest.mark.real_data
-def test_exponents_from_the_published_points():
-    published, points = _published(), _porian("isoflop_points.csv")
+def test_exponents_from_the_published_points(porian, exponents):
+    points = porian("isoflop_points.csv")
     gaps = {}
     for config, rows in points.items():
         columns = {
@@ -228,8 +225,8 @@ def test_exponents_from_the_published_points():
             for key, name in {"compute": "flops", "size": "n", "data": "t", "loss": "loss"}.items()
         }
         found = isoflop(Runs.of(**columns))
-        gaps[config] = found.size_law["akima"].exponent - published[config]
-        assert found.size_law["akima"].exponent_interval(0.95).holds(published[config])
+        gaps[config] = found.size_law["akima"].exponent - exponents[config]
+        assert found.size_law["akima"].exponent_interval(0.95).holds(exponents[config])
         assert 10 <= sum("akima" in valley.optima for valley in found.valleys) <= 12
     assert len(gaps) == 15
     assert max(map(abs, gaps.values())) < 0.01, gaps

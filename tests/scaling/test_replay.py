@@ -1,8 +1,6 @@
 """The published fits, run again by one command."""
 
-import os
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,15 +8,10 @@ from unisc.cli import main
 from unisc.errors import InputError
 from unisc.scaling.replay import Check, replay
 
-_DEFAULT = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-ANCHORS = Path(os.environ.get("UNISC_REAL_DATA", _DEFAULT)) / "scaling"
-
 
 @pytest.mark.real_data
-def test_every_anchor_is_reached(monkeypatch, capsys):
-    if not ANCHORS.is_dir():
-        pytest.skip("the published tables are absent; set UNISC_REAL_DATA to a folder holding scaling/")
-    monkeypatch.setattr(sys, "argv", ["unisc", "fit", "replay", "--anchors", str(ANCHORS)])
+def test_every_anchor_is_reached(published, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["unisc", "fit", "replay", "--anchors", str(published())])
     try:
         main()
     except SystemExit:

@@ -1,9 +1,6 @@
 """Refits of the panel are those one would make by hand; influence finds the planted culprit; published moves are reproduced."""
 
-import csv
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,20 +148,6 @@ def test_bad_input_is_one_line(options, message):
     with pytest.raises(InputError, match=message) as raised:
         robustness(found, **({"targets": [TARGET], "deltas": [], "max_trimmed": 0} | options))
     assert "\n" not in str(raised.value)
-
-
-_DEFAULT = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-_TABLE = Path(os.environ.get("UNISC_REAL_DATA", _DEFAULT)) / "scaling" / "epoch_chinchilla" / "svg_extracted_data.csv"
-
-
-@pytest.fixture(scope="module")
-def epoch():
-    if not _TABLE.is_file():
-        pytest.skip("the Epoch table is absent; set UNISC_REAL_DATA to a folder holding scaling/epoch_chinchilla")
-    with _TABLE.open() as lines:
-        rows = list(csv.DictReader(lines))
-    size, flops, loss = (np.array([float(row[name]) for row in rows]) for name in ("Model Size", "Training FLOP", "loss"))
-    return size, flops / (6 * size), loss, flops
 
 
 @pytest.mark.real_data

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,12 +105,6 @@ def read_table(path: Path | str) -> RunTable:
     if not table.num_rows:
         raise InputError(f"{path}: the table has no rows; give at least one run")
     return RunTable(str(path), table, np.arange(table.num_rows))
-
-
-def table_of(columns: Mapping[str, Sequence], source: str = "table") -> RunTable:
-    """Make a run table of columns in memory."""
-    table = pa.table({name: pa.array(np.asarray(values)) for name, values in columns.items()})
-    return RunTable(source, table, np.arange(table.num_rows))
 
 
 def refuse_mixed_units(table: RunTable, name: str, values: np.ndarray) -> None:

@@ -7,6 +7,7 @@ are centred; without that the Chinchilla problem has a condition number near 1e1
 A law predicts the loss: what falls as a system gets better. A metric that rises is turned before it gets here (see `Contract`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,11 +39,10 @@ class Evaluation:
     curvature: Callable[[np.ndarray], np.ndarray]
 
 
-class Law:
+class Law(ABC):
     """A functional form, centred on one table by `of`.
 
-    Subclasses give `value_and_gradient`, `natural`, `internal`, `bounds` and `starts`. `axes` names what the law is of, of
-    which those from `num_positive` on may hold zeros; `signed` laws take losses of any sign.
+    `axes` names what the law is of; those from `num_positive` on may hold zeros. `signed` laws take losses of any sign.
     """
 
     name: ClassVar[str] = ""
@@ -53,9 +53,9 @@ class Law:
     num_starts: ClassVar[int] = 24
 
     @property
+    @abstractmethod
     def parameters(self) -> tuple[Parameter, ...]:
         """The natural parameters, in order."""
-        raise NotImplementedError
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,13 +67,13 @@ class Law:
         return len(self.axes)
 
     @classmethod
+    @abstractmethod
     def of(cls, axes: np.ndarray, loss: np.ndarray, labels: tuple[str, ...], span: float) -> "Law":
         """Centre the law on a table: axes (X, n) with their labels, losses (n,), and the largest loss there can be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def value_and_gradient(self, theta: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return predictions (S, n) and their gradient (S, n, P)."""
-        raise NotImplementedError
 
     def predict(self, theta: np.ndarray, axes: np.ndarray) -> np.ndarray:
         """Return predictions (S, n) alone."""
@@ -92,21 +92,21 @@ class Law:
         hessian = np.stack(columns, axis=1)
         return 0.5 * (hessian + hessian.transpose(0, 2, 1))
 
+    @abstractmethod
     def natural(self, theta: np.ndarray) -> np.ndarray:
         """Map internal parameters (S, P) to natural ones (S, P), in the order of `names`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def internal(self, natural: np.ndarray) -> np.ndarray:
         """Map natural parameters (S, P) to internal ones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bounds(self, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return lower and upper bounds (P,) of theta for a table with these losses."""
-        raise NotImplementedError
 
+    @abstractmethod
     def starts(self, axes: np.ndarray, loss: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Return starting points (S, P), the whole grid; `slope` (n,) is that of the residual's link at each loss."""
-        raise NotImplementedError
 
     @classmethod
     def size_and_data(cls, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
