@@ -2,11 +2,11 @@
 
 Each replicate (a shop) lies at one point of the axis and gives a table of gains over the levels of two inner factors. Stage one
 reduces every table to the few coefficients of a low-order surface over the inner factors; stage two regresses these on
-(1, x, x^2) over the replicates. Gains of one replicate may be correlated in any way (they share a baseline run and a world), for
-the error of stage two is that between replicates, and nothing else: n - 3 degrees of freedom, t intervals.
+(1, x, x^2) over the replicates. Gains of one replicate may be correlated in any way (they share a baseline run and a world),
+for the error of stage two is that between replicates, and nothing else: n - 3 degrees of freedom, t intervals.
 
-The boundary's interval is the set of points at which the surface is not told from zero (Fieller 1954). It has no trouble where a
-bootstrap of the root does: a surface without a zero gives none, and a zero of which one side is not resolved an open end.
+The boundary's interval is the set of points at which the surface is not told from zero (Fieller 1954). It has no trouble where
+a bootstrap of the root does: a surface without a zero gives none, and a zero of which one side is not resolved an open end.
 """
 
 from dataclasses import dataclass
@@ -82,6 +82,8 @@ class Surface:
         x, gains, sizes, shares = (np.asarray(a, float) for a in (x, gains, sizes, shares))
         if gains.shape != (len(x), len(sizes), len(shares)) or not np.isfinite(gains).all():
             raise InputError(f"gains of shape {gains.shape}, or one is missing; run every size and share on every shop")
+        if len(np.unique(x)) < 2:
+            raise InputError(f"all shops lie at {x[0] if len(x) else 'no point'}; a boundary needs at least two overlaps")
         powers = min(DEGREE, len(np.unique(x)) - 1) + 1
         degrees = len(x) - powers
         if degrees < 1:

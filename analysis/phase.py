@@ -28,15 +28,15 @@ METRICS = {
     "auc_roc": ("eval/exposed/auc_roc_expected", 100.0, "AUC-ROC points"),
     "log_loss": ("eval/exposed/log_loss_expected", -1000.0, "thousandths of a nat of log loss saved"),
 }
-"""Metrics by name: key of the record, factor that turns a difference into a gain, and the gain's unit. Both are expectations over
-the oracle's probabilities; the log loss is of calibrated scores."""
+"""Metrics by name: key of the record, factor that turns a difference into a gain, and the gain's unit. Both are expectations
+over the oracle's probabilities; the log loss is of calibrated scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
     """Hold the runs of the shops that are complete: K shops, I isolations, Z sizes by dense parameters, F shares from 0 up.
 
-    `values` (K, I, Z, F) by metric; `control` (K, Z) those of further passes over the search samples alone, where they were run.
+    `values` (K, I, Z, F) by metric; `control` (K, Z) those of two passes over the search samples alone, where they were run.
     """
 
     overlaps: np.ndarray
@@ -124,7 +124,7 @@ def summarise(results: Results, *, level: float = LEVEL) -> dict[str, Any]:
     Raises:
       InputError: fewer shops than an error can be told from.
     """
-    metrics = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for name, (_, scale, unit) in METRICS.items():
         values = results.values[name] * scale
         pooling = {
@@ -174,6 +174,7 @@ def _part(results: Results, gains: np.ndarray, shares: np.ndarray, level: float,
     left = np.array([cell["value"] - cell["fit"] for cell in cells])
     missed = sum(cell["low"] is not None and not cell["low"] <= cell["fit"] <= cell["high"] for cell in cells)
     return {
+        "num_runs": gains.size + gains.size // len(shares) if shares[0] > 0 else 2 * gains.size,
         "cells": cells,
         "cell_degrees": degrees,
         "overlap": line.tolist(),

@@ -13,25 +13,25 @@ MODULES = {"none": "without isolation", "both": "with DREF and DAPGA", "dref": "
 
 FOREIGN = {
     "none": "Foreign samples are lists as they were shown elsewhere, each once for every click on it, without a query.",
-    "pseudo": "Foreign samples are pseudo search requests: a clicked item, items of its list that resemble it and did not get a "
-    "click, and a query found for it.",
+    "pseudo": "Foreign samples are pseudo search requests: a clicked item, items of its list that resemble it and were not "
+    "clicked, and a query found for it.",
 }
 
 
 def method(summary: Section) -> str:
     """Say how shops, gains and intervals are made, and what they do not cover."""
     return (
-        "Method. A shop is a generated world; its overlap is the correlation, between search and each other domain, of the weights "
-        "of every rule that domains can share. Rules about a query, a scene or a shop's page are never shared; what a visitor "
-        "likes and can afford is the same everywhere, also at an overlap of 0. "
+        "Method. A shop is a generated world; its overlap is the correlation, between search and each other domain, of the "
+        "weights of every rule that domains can share. Rules about a query, a scene or a shop's page are never shared; what a "
+        "visitor likes and can afford is the same everywhere, also at an overlap of 0. "
         f"{FOREIGN[summary['queries']]} A seed draws shop and training alike, and no two shops share a world, so intervals are "
         "over shops and training. Gains are differences within a shop: pooled less search alone at the same search samples, or "
-        "isolation less none at the same samples and dense parameters. Each shop's gains are reduced to a surface that is linear "
-        "in the logarithm of the parameters and quadratic in the share of foreign samples; its coefficients are regressed on 1, "
-        "overlap and its square over the shops. The interval of a boundary is the set of overlaps at which that surface is not "
-        "told from zero (Fieller); an end that is open says that one sign is resolved nowhere. Metrics are expectations over the "
-        "oracle's click probabilities, log loss of calibrated scores. One learning rate for all, not tuned by cell; one pass, so "
-        "that more samples are also more steps."
+        "isolation less none at the same samples and dense parameters. Each shop's gains are reduced to a surface, linear "
+        "in the logarithm of the parameters and quadratic in the share of foreign samples; its coefficients are regressed "
+        "on 1, overlap and its square over the shops. The interval of a boundary is the set of overlaps at which that surface is "
+        "not told from zero (Fieller); an end that is open says that one sign is resolved nowhere. Intervals are of one place of "
+        "the plane each, not of all at once. Metrics are expectations over the oracle's click probabilities, log loss of "
+        "calibrated scores. One learning rate for all, not tuned by cell; one pass, so that more samples are also more steps."
     )
 
 
@@ -41,7 +41,7 @@ def facts(summary: Section) -> str:
     seeds = summary["num_seeds"]
     parts = [
         f"{summary['num_runs']} runs on {summary['num_shops']} shops ({seeds} seed{'s' if seeds != 1 else ''} an overlap)",
-        f"{len(summary['sizes'])} model sizes from {short(summary['sizes'][0])} to {short(summary['sizes'][-1])} dense parameters",
+        f"model sizes of {', '.join(short(size) for size in summary['sizes'])} dense parameters",
         f"{summary['num_examples_own']:,.0f} search samples a shop",
         f"{summary['foreign_per_own']:.2g} foreign ones to each at a share of 1",
     ]
@@ -105,9 +105,8 @@ def sign_sentence(bound: Section, words: tuple[str, str, str], unit: str) -> str
 
 
 def answer(summary: Section) -> list[str]:
-    """Answer in one paragraph: where pooling hurts, where isolation pays, and what moves the boundary."""
-    metric = summary["metrics"]["auc_roc"]
-    middle = (len(summary["sizes"]) - 1) // 2
+    """Answer in two paragraphs: where pooling hurts and isolation pays, and what that means."""
+    metric, middle = summary["metrics"]["auc_roc"], _middle(summary)
     unit, sentences = metric["unit"], []
     for isolation, part in metric["pooling"].items():
         words = (f"{_capital(MODULES[isolation])}, pooling all foreign samples", "hurts", "helps")
@@ -121,94 +120,102 @@ def answer(summary: Section) -> list[str]:
 
 def meaning(summary: Section) -> str:
     """Say what the signs mean for someone who has foreign samples and does not know the overlap."""
-    metric = summary["metrics"]["auc_roc"]
-    middle = (len(summary["sizes"]) - 1) // 2
-    plain = next(iter(metric["pooling"].values()))
+    metric, middle = summary["metrics"]["auc_roc"], _middle(summary)
+    isolation, plain = next(iter(metric["pooling"].items()))
     bound, change = _full(plain)[middle], plain["change"][middle]
-    if change["verdict"] == "resolved positive":
-        said = f"What foreign samples are worth is decided by what the domains share: the gain rises by {gain(change)}"
-    elif change["verdict"] == "resolved negative":
-        said = f"Foreign samples are worth less where the domains share more, against expectation: the gain changes by {gain(change)}"
-    else:
-        said = f"That the domains' overlap changes what foreign samples are worth is not resolved: {gain(change)}"
-    said += f" {metric['unit']} from an overlap of 0 to 1"
-    if bound["at_1"]["verdict"] != "resolved positive":
-        said += ", and even with all rules in common a gain is not resolved" if bound["at_1"]["low"] < 0 < bound["at_1"]["high"] else (
-            ", and even with all rules in common pooling hurts"
-        )  # fmt: skip
+    opening = {
+        "resolved positive": "What foreign samples are worth depends on what the domains share",
+        "resolved negative": "Against expectation, foreign samples are worth less where the domains share more",
+    }.get(change["verdict"], "That foreign samples are worth more where the domains share more is not resolved")
+    said = f"{opening}: {MODULES[isolation]} their gain changes by {gain(change)} {metric['unit']} from an overlap of 0 to 1"
+    said += {
+        "resolved positive": "",
+        "resolved negative": ", and with all rules in common they still hurt",
+    }.get(bound["at_1"]["verdict"], ", and with all rules in common a gain is not resolved")
     if "isolation" in metric:
-        told = _full(metric["isolation"])[middle]
-        at_0, at_1 = told["at_0"], told["at_1"]
-        if at_0["verdict"] == "resolved positive" and at_1["verdict"] != "resolved positive":
-            said += ". Isolation is an insurance against unlike domains: it pays where they share little, and no gain is resolved where they share all"
-        elif at_0["verdict"] == at_1["verdict"] == "resolved positive":
-            said += ". Isolation pays whatever the overlap"
-        elif at_0["verdict"] == at_1["verdict"] == "resolved negative":
-            said += ". Isolation costs whatever the overlap"
-        elif at_0["verdict"] == "unresolved" and at_1["verdict"] == "unresolved":
-            said += ". That isolation pays is resolved neither where the domains share nothing nor where they share all"
-        else:
-            said += f". Isolation is worth {gain(at_0)} where they share nothing and {gain(at_1)} where they share all"
+        said += f". {_isolation_means(_full(metric['isolation'])[middle])}"
     return f"{said} ({_sample(summary)})."
+
+
+def _isolation_means(bound: Section) -> str:
+    first, last = bound["at_0"]["verdict"], bound["at_1"]["verdict"]
+    if first == last == "unresolved":
+        return "That isolation pays is resolved neither where domains share nothing nor where they share all"
+    if first == last:
+        return f"Isolation {'pays' if first == 'resolved positive' else 'costs'} whether domains share nothing or all"
+    if first == "resolved positive":
+        end = "it costs where they share all" if last == "resolved negative" else "where they share all no gain is resolved"
+        return f"Isolation is an insurance against unlike domains: it pays where they share nothing, {end}"
+    words = {"resolved positive": "it pays", "resolved negative": "it costs", "unresolved": "neither is resolved"}
+    return f"Where domains share nothing, of isolation {words[first]}; where they share all, {words[last]}"
 
 
 def details(summary: Section) -> list[str]:
     """Say, by metric, what size and share change, what steps alone are worth, and how well the surface fits."""
     sentences = []
     for name, metric in summary["metrics"].items():
-        unit = metric["unit"]
-        for kind, part in parts(metric):
-            full = [f"{where(b)} at {short(b['size'])}" for b in _full(part)]
-            few = [b for b in part["boundary"] if b["foreign"] == min(x["foreign"] for x in part["boundary"])]
-            less = [f"{where(b)} at {short(b['size'])}" for b in few]
-            left, cells = part["residual"], part["cells"]
-            told = sum(cell["verdict"].startswith("resolved") for cell in cells)
-            text = f"{_capital(kind)}, {NAMES[name]}: the boundary lies at {'; '.join(full)} with all foreign samples"
-            if few[0]["foreign"] < _full(part)[0]["foreign"]:
-                text += f", {'; '.join(less)} at a share of {few[0]['foreign']:g}"
-            text += (
-                f". {told} of {len(cells)} cells are resolved alone; the surface misses cell means by {number(left['rms'], 2)} {unit} "
-                f"(rms), and {left['num_missed']} of their {summary['level']:.0%} intervals, where "
-                f"{(1 - summary['level']) * len(cells):.0f} would miss a true one by chance ({_sample(summary)})."
-            )
-            sentences.append(text)
+        sentences += [_detail(summary, name, metric["unit"], kind, part) for kind, part in parts(metric)]
         if "control" in metric:
             sentences.append(_control(summary, name, metric))
     return sentences
 
 
+def _detail(summary: Section, name: str, unit: str, kind: str, part: Section) -> str:
+    least = min(bound["foreign"] for bound in part["boundary"] if bound["foreign"] > 0)
+    some = [bound for bound in part["boundary"] if bound["foreign"] == least]
+    full, cells, level = _full(part), part["cells"], summary["level"]
+    told = sum(cell["verdict"].startswith("resolved") for cell in cells)
+    text = f"{_capital(kind)}, {NAMES[name]}: with all foreign samples the boundary is {_by_size(full)}"
+    if least < full[0]["foreign"]:
+        text += f"; at a share of {least:g} it is {_by_size(some)}"
+    return (
+        f"{text}. {told} of {len(cells)} cells are resolved by themselves. The surface misses their means by "
+        f"{number(part['residual']['rms'], 2)} {unit} (rms) and lies outside {part['residual']['num_missed']} of their "
+        f"{level:.0%} intervals, {(1 - level) * len(cells):.0f} being due to chance ({_sample(summary, part['num_runs'])})."
+    )
+
+
+def _by_size(bounds: Sequence[Section]) -> str:
+    return ", ".join(f"{where(bound)} at {short(bound['size'])}" for bound in bounds)
+
+
 def _control(summary: Section, name: str, metric: Section) -> str:
     rows = [f"{gain(e)} at {short(s)} ({e['verdict']})" for s, e in zip(summary["sizes"], metric["control"], strict=True)]
-    count = summary["num_shops"]
     return (
-        f"Steps alone, {NAMES[name]}: a second pass over the search samples, without foreign ones and without isolation, changed "
-        f"{'; '.join(rows)} {metric['unit']} (n = {2 * count} runs a size, {count} shops, {summary['num_seeds']} seeds)."
+        f"Steps alone, {NAMES[name]}: a second pass over the search samples, without foreign ones and without isolation, "
+        f"changed {', '.join(rows)} {metric['unit']} ({_sample(summary, 2 * summary['num_control_runs'])})."
     )
 
 
 def plane_caption(summary: Section) -> str:
     """Describe the planes."""
+    level = f"{summary['level']:.0%}"
     return (
-        f"Gain in {summary['metrics']['auc_roc']['unit']} over overlap and share of foreign samples, by model size. Colour: the fitted "
-        "surface; discs: measured cells, in the same colours, with a cross where a cell's own "
-        f"{summary['level']:.0%} interval holds zero. Line: the boundary, where the gain is zero; hatched: where its sign is not "
-        f"resolved at {summary['level']:.0%}. {_sample(summary)}."
+        f"Gain in {summary['metrics']['auc_roc']['unit']} over overlap and share of foreign samples, by model size. Colour: "
+        f"the fitted surface; discs: measured cells, in the same colours, with a cross where a cell's own {level} interval "
+        f"holds zero. Line: the boundary, where the gain is zero; hatched: where its sign is not resolved at {level}; what is "
+        f"hatched beside the line is the boundary's interval. {_sample(summary)}."
     )
 
 
 def slices_caption(summary: Section) -> str:
     """Describe the slices."""
+    level = f"{summary['level']:.0%}"
     return (
-        f"The same gains over the overlap at all foreign samples, by size, with the fit and its {summary['level']:.0%} band; bars are "
-        f"{summary['level']:.0%} intervals of cells, points a little apart so that none hides another. {_sample(summary)}."
+        f"The same gains over the overlap at all foreign samples, by size, with the fit and its {level} band; bars are {level} "
+        f"intervals of cells, points a little apart so that none hides another. {_sample(summary)}."
     )
 
 
-def _sample(summary: Section) -> str:
+def _middle(summary: Section) -> int:
+    return (len(summary["sizes"]) - 1) // 2
+
+
+def _sample(summary: Section, num_runs: int | None = None) -> str:
     seeds = summary["num_seeds"]
     return (
-        f"n = {summary['num_runs']} runs, {summary['num_shops']} shops, {seeds} seed{'s' if seeds != 1 else ''} an overlap, "
-        f"{summary['level']:.0%} intervals"
+        f"n = {num_runs or summary['num_runs']} runs, {summary['num_shops']} shops, {seeds} seed{'s' if seeds != 1 else ''} an "
+        f"overlap, {summary['level']:.0%} intervals"
     )
 
 

@@ -1,13 +1,13 @@
 """Where does pooling foreign samples start to hurt, and where does isolation start to pay?
 
-Question:  one run answers one point: a ranker of one size, with or without the modules that isolate domains, trained on a shop's
-           own search samples and a share of its foreign ones, is scored on the search requests that follow. The shop is known:
-           `overlap` says what share of their rules its domains have in common.
+Question:  one run answers one point: a ranker of one size, with or without the modules that isolate domains, trained on a
+           shop's own search samples and a share of its foreign ones, is scored on the search requests that follow. The shop is
+           known: `overlap` says what share of their rules its domains have in common.
 Command:   `python -m sweeps.phase DIR --preset smoke`; the points are listed in `sweeps/phase.py`.
 Cost:      4 to 30 seconds of one core a run.
-Expected:  foreign samples, which obey other rules where the overlap is small, should help the more the more is shared. Isolation
-           should pay where they would hurt. UniScale (arXiv 2603.24226) reports one point of this plane, on a platform whose
-           overlap nobody knows: -0.43 % AUC without isolation, +0.32 % with it.
+Expected:  foreign samples, which obey other rules where the overlap is small, should help the more the more is shared.
+           Isolation should pay where they would hurt. UniScale (arXiv 2603.24226) reports one point of this
+           plane, on a platform whose overlap nobody knows: -0.43 % AUC without isolation, +0.32 % with it.
 """
 
 import dataclasses

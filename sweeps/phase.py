@@ -106,7 +106,7 @@ def shop(preset: Preset, overlap: float, seed: int) -> MarketplaceConfig:
 
 
 def es3(preset: Preset) -> ES3Config:
-    """Return how samples are made: shown search lists as they are, a request for every foreign click, nothing foreign in part."""
+    """Return how samples are made: shown search lists as they are, and a request for every foreign click."""
     return ES3Config(
         composition=COMPOSITION,
         unexposed_per_exposed=0,

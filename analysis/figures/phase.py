@@ -44,19 +44,23 @@ def plane(summary: Mapping[str, Any], name: str) -> Figure:
             ax = axes[row * len(sizes) + column]
             _plane(ax, part, size, norm, cmap)
             if row == 0:
-                ax.set_title(f"{short(size)} dense parameters")
+                ax.set_title(f"{short(size)} dense parameters", pad=9)
             if row == len(parts) - 1:
                 ax.set_xlabel("overlap of the domains' rules")
             if column == 0:
                 ax.set_ylabel(f"{_ROWS[kind]}\nshare of foreign samples")
     fig.colorbar(ScalarMappable(norm, cmap), ax=axes, label=f"gain, {metric['unit']}", shrink=0.7, aspect=30)
-    marks = [
-        Line2D([], [], color=style.INK, lw=1.8, label="gain is zero"),
-        Patch(facecolor="none", edgecolor=style.INK, hatch="////", lw=0, label=f"sign not resolved, {summary['level']:.0%}"),
-        Line2D([], [], marker="o", ls="", mfc="white", mec=style.INK, label="cell, resolved"),
-        Line2D([], [], marker="$⊗$", ls="", color=style.INK, ms=8, label="cell, not resolved"),
+    marks: list[Any] = [
+        Line2D([], [], color=style.INK, lw=1.8),
+        Patch(facecolor="none", edgecolor=style.INK, hatch="////", lw=0),
+        Line2D([], [], marker="o", ls="", mfc="white", mec=style.INK, ms=7),
+        (
+            Line2D([], [], marker="o", ls="", mfc="white", mec=style.INK, ms=7),
+            Line2D([], [], marker="x", ls="", color=style.INK),
+        ),
     ]
-    fig.legend(handles=marks, loc="outside lower center", ncols=4)
+    labels = ["gain is zero", f"sign not resolved, {summary['level']:.0%}", "cell, resolved", "cell, not resolved"]
+    fig.legend(marks, labels, loc="outside lower center", ncols=4)
     return fig
 
 

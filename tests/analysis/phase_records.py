@@ -10,7 +10,7 @@ OVERLAPS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 def pooling(overlap, size, share, isolation):
-    """A gain in AUC-ROC points that is zero at an overlap of .7 without isolation and of .5 with it, at every size and share."""
+    """A gain in AUC-ROC points, zero at an overlap of .7 without isolation and of .5 with it, at every size and share."""
     zero = 0.7 if isolation == "none" else 0.5
     grown = 1 + 0.2 * np.log(size / 68_000)
     return 5 * (overlap**2 - zero**2) * grown * (share - 0.3 * share**2)
