@@ -28,9 +28,9 @@ def method(summary: Section) -> str:
         "over shops and training. Gains are differences within a shop: pooled less search alone at the same search samples, or "
         "isolation less none at the same samples and dense parameters. Each shop's gains are reduced to a surface, linear "
         "in the logarithm of the parameters and quadratic in the share of foreign samples; its coefficients are regressed "
-        "on 1, overlap and its square over the shops. The interval of a boundary is the set of overlaps at which that surface is "
-        "not told from zero (Fieller); an end that is open says that one sign is resolved nowhere. Intervals are of one place of "
-        "the plane each, not of all at once. Metrics are expectations over the oracle's click probabilities, log loss of "
+        "on 1, overlap and its square over the shops. The interval of a boundary is the set of overlaps at which that surface "
+        "is not told from zero (Fieller); an end that is open says that one sign is resolved nowhere. Intervals are of one place "
+        "of the plane each, not of all at once. Metrics are expectations over the oracle's click probabilities, log loss of "
         "calibrated scores. One learning rate for all, not tuned by cell; one pass, so that more samples are also more steps."
     )
 

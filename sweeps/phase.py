@@ -65,7 +65,7 @@ class Preset:
     negatives: str = "all"
 
 
-LAPTOP = Preset(requests=10_000, overlaps=(0.0, 0.5, 0.75, 1.0), foreign=(0.0, 0.25, 1.0), sizes=("xs", "m"), seeds=(0, 1, 2))
+LAPTOP = Preset(requests=16_000, overlaps=(0.0, 0.5, 0.75, 1.0), foreign=(0.0, 0.25, 1.0), sizes=("xs", "m"), seeds=(0, 1, 2))
 
 PRESETS = MappingProxyType(
     {
@@ -74,7 +74,7 @@ PRESETS = MappingProxyType(
         ),
         "laptop": LAPTOP,
         "paper": Preset(
-            requests=24_000,
+            requests=20_000,
             overlaps=(0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
             foreign=(0.0, 0.25, 0.5, 1.0),
             sizes=("xs", "m", "xl"),
