@@ -2,7 +2,8 @@
 
 OUT gets `index.html`, `figures/` (PNG, SVG, PDF) and `phase.json`, every number of the page. `section` adds the same to another
 page. The gain of pooling is that of own and foreign samples over own ones alone, same shop, size, isolation and seed; the gain
-of isolation is that of both modules over none, same shop, size, seed and samples.
+of isolation is that of both modules over none, same shop, size, seed and samples; its net gain is what of that is not there on
+search samples alone.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis import phase_text
-from analysis.boundary import Surface, cell_means, verdict
+from analysis.boundary import Boundary, Surface, cell_means, verdict
 from analysis.figures import phase as figures
 from analysis.laws import LEVEL
 from unisc.errors import InputError, run_command
@@ -134,7 +135,11 @@ def summarise(results: Results, *, level: float = LEVEL) -> dict[str, Any]:
         metrics[name] = {"unit": unit, "pooling": pooling}
         if {"none", "both"} <= set(results.isolations):
             none, both = (values[:, results.isolations.index(i)] for i in ("none", "both"))
-            metrics[name]["isolation"] = _part(results, both - none, results.shares, level, rising=False)
+            paid = both - none
+            metrics[name]["isolation"] = _part(results, paid, results.shares, level, rising=False)
+            metrics[name]["net"] = _part(results, paid[..., 1:] - paid[..., :1], results.shares[1:], level, rising=False)
+            for kind in ("isolation", "net"):
+                metrics[name][kind]["num_runs"] = int(both.size + none.size)
         if results.control:
             more = results.control[name] * scale - values[:, 0, :, 0]
             metrics[name]["control"] = [_mean(column, level) for column in more.T]
@@ -168,13 +173,13 @@ def _part(results: Results, gains: np.ndarray, shares: np.ndarray, level: float,
         for share in np.unique([*shares, *np.linspace(shares[0], shares[-1], 25)]):
             value, se = surface.at(line, size, share)
             lines.append({"size": float(size), "foreign": float(share), "value": value.tolist(), "se": se.tolist()})
-            found = surface.boundary(size, share, rising=rising).to_json()
+            found = _boundary(surface, size, share, rising).to_json()
             ends = [surface.interval(*(float(a[0]) for a in surface.at([x], size, share))) for x in (0.0, 1.0)]
             bounds.append({"size": float(size), "foreign": float(share), **found, "at_0": ends[0], "at_1": ends[1]})
     left = np.array([cell["value"] - cell["fit"] for cell in cells])
     missed = sum(cell["low"] is not None and not cell["low"] <= cell["fit"] <= cell["high"] for cell in cells)
     return {
-        "num_runs": gains.size + gains.size // len(shares) if shares[0] > 0 else 2 * gains.size,
+        "num_runs": gains.size + gains.size // len(shares),
         "cells": cells,
         "cell_degrees": degrees,
         "overlap": line.tolist(),
@@ -183,8 +188,19 @@ def _part(results: Results, gains: np.ndarray, shares: np.ndarray, level: float,
         "degrees": surface.degrees,
         "boundary": bounds,
         "change": [{"size": float(size), **surface.change(size, shares[-1])} for size in results.sizes],
-        "residual": {"rms": float(np.sqrt((left**2).mean())), "num_cells": len(cells), "num_missed": int(missed)},
+        "residual": {
+            "rms": float(np.sqrt((left**2).mean())),
+            "num_cells": len(cells),
+            "num_terms": surface.beta.size,
+            "num_missed": int(missed),
+        },
     }
+
+
+def _boundary(surface: Surface, size: float, share: float, rising: bool) -> Boundary:
+    """Return the boundary of the expected kind, or one of the other kind where that alone is resolved."""
+    expected, other = (surface.boundary(size, share, rising=kind) for kind in (rising, not rising))
+    return other if expected.verdict == "unresolved" and other.verdict != "unresolved" else expected
 
 
 def _mean(values: np.ndarray, level: float) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def parts(metric: Section) -> Iterator[tuple[str, Section]]:
         yield f"pooling {MODULES[isolation]}", part
     if "isolation" in metric:
         yield "isolation", metric["isolation"]
+        yield "isolation, net of search alone", metric["net"]
 
 
 def at_shares(part: Section, shares: Sequence[float]) -> list[Section]:
@@ -98,7 +99,7 @@ def sign_sentence(bound: Section, words: tuple[str, str, str], unit: str) -> str
     if low is not None and high is not None:
         return f"{what} {first} up to an overlap of {low:.2f} and {second} from {high:.2f} on, the boundary at {where(bound)}"
     if low is None and high is None:
-        return f"{what}: the sign is not resolved at any end of the overlap ({ends})"
+        return f"{what}: the sign is resolved at neither end of the overlap ({ends})"
     if high is None:
         return f"{what} {first} up to an overlap of {low:.2f}; beyond that the sign is not resolved ({ends})"
     return f"{what} {second} from an overlap of {high:.2f} on; below that the sign is not resolved ({ends})"
@@ -112,8 +113,10 @@ def answer(summary: Section) -> list[str]:
         words = (f"{_capital(MODULES[isolation])}, pooling all foreign samples", "hurts", "helps")
         sentences.append(sign_sentence(_full(part)[middle], words, unit))
     if "isolation" in metric:
-        words = ("Isolation, on all samples,", "costs", "pays")
+        words = ("Isolation on all samples", "costs", "pays")
         sentences.append(sign_sentence(_full(metric["isolation"])[middle], words, unit))
+        words = ("Less what the modules gain on search samples alone, isolation", "costs", "pays")
+        sentences.append(sign_sentence(_full(metric["net"])[middle], words, unit))
     size = short(summary["sizes"][middle])
     return [f"{'. '.join(sentences)} ({size} dense parameters; {_sample(summary)}).", meaning(summary)]
 
@@ -146,8 +149,8 @@ def _isolation_means(bound: Section) -> str:
     if first == "resolved positive":
         end = "it costs where they share all" if last == "resolved negative" else "where they share all no gain is resolved"
         return f"Isolation is an insurance against unlike domains: it pays where they share nothing, {end}"
-    words = {"resolved positive": "it pays", "resolved negative": "it costs", "unresolved": "neither is resolved"}
-    return f"Where domains share nothing, of isolation {words[first]}; where they share all, {words[last]}"
+    words = {"resolved positive": "pays", "resolved negative": "costs", "unresolved": "has no resolved sign"}
+    return f"Isolation {words[first]} where domains share nothing and {words[last]} where they share all"
 
 
 def details(summary: Section) -> list[str]:
@@ -161,17 +164,20 @@ def details(summary: Section) -> list[str]:
 
 
 def _detail(summary: Section, name: str, unit: str, kind: str, part: Section) -> str:
-    least = min(bound["foreign"] for bound in part["boundary"] if bound["foreign"] > 0)
-    some = [bound for bound in part["boundary"] if bound["foreign"] == least]
+    least = min(share for share in summary["shares"] if share > 0)
+    some = at_shares(part, [least])
     full, cells, level = _full(part), part["cells"], summary["level"]
     told = sum(cell["verdict"].startswith("resolved") for cell in cells)
     text = f"{_capital(kind)}, {NAMES[name]}: with all foreign samples the boundary is {_by_size(full)}"
     if least < full[0]["foreign"]:
         text += f"; at a share of {least:g} it is {_by_size(some)}"
+    text += f". Resolved by themselves: {told} of {len(cells)} cells"
+    if part["residual"]["num_cells"] <= part["residual"]["num_terms"]:
+        return f"{text}; the surface has as many terms, so that its fit is not tested ({_sample(summary, part['num_runs'])})."
     return (
-        f"{text}. {told} of {len(cells)} cells are resolved by themselves. The surface misses their means by "
-        f"{number(part['residual']['rms'], 2)} {unit} (rms) and lies outside {part['residual']['num_missed']} of their "
-        f"{level:.0%} intervals, {(1 - level) * len(cells):.0f} being due to chance ({_sample(summary, part['num_runs'])})."
+        f"{text}. The surface misses their means by {number(part['residual']['rms'], 2)} {unit} (rms) and lies outside "
+        f"{part['residual']['num_missed']} of their {level:.0%} intervals, where {number((1 - level) * len(cells), 2)} are "
+        f"expected by chance ({_sample(summary, part['num_runs'])})."
     )
 
 

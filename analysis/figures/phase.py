@@ -60,7 +60,7 @@ def plane(summary: Mapping[str, Any], name: str) -> Figure:
         ),
     ]
     labels = ["gain is zero", f"sign not resolved, {summary['level']:.0%}", "cell, resolved", "cell, not resolved"]
-    fig.legend(marks, labels, loc="outside lower center", ncols=4)
+    fig.legend(marks, labels, loc="outside lower center", ncols=4 if len(sizes) > 1 else 2)
     return fig
 
 
@@ -111,7 +111,7 @@ def slices(summary: Mapping[str, Any]) -> Figure:
             if column == 0:
                 ax.set_ylabel(f"gain, {metric['unit']}".replace(" of log loss", "\nof log loss"))
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels) if len(sizes) > 1 else 1)
     return fig
 
 

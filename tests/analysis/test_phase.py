@@ -70,7 +70,7 @@ def test_noise_alone_is_unresolved_and_called_so(planted):
         assert verdicts.count("unresolved") > 0.7 * len(verdicts)
     assert bounds(metric["pooling"]["none"])[68_000]["verdict"] == "unresolved"
     text = " ".join(phase_text.answer(noise))
-    assert "the sign is not resolved at any end of the overlap" in text
+    assert "the sign is resolved at neither end of the overlap" in text
     assert "is not resolved" in phase_text.meaning(noise)
     assert "hurts" not in text and "helps" not in text
 
@@ -91,6 +91,19 @@ def test_a_side_that_is_never_resolved_leaves_its_end_open():
     assert falling.verdict == "resolved" and falling.low < 0.5 < falling.high
 
 
+def test_a_sign_against_expectation_is_not_called_unresolved(planted):
+    """Isolation that costs where domains share little and pays where they share much, the wrong way round."""
+
+    def gain(overlap, size, share, isolation):
+        return 3 * (overlap - 0.5) * (isolation == "both")
+
+    isolation = phase.summarise(phase.arrange(planted.records(gain=gain)))["metrics"]["auc_roc"]["isolation"]
+    bound = bounds(isolation)[68_000]
+    assert bound["rising"] and bound["verdict"] == "resolved" and bound["low"] <= 0.5 <= bound["high"]
+    words = phase_text.sign_sentence(bound, ("Isolation", "costs", "pays"), "points")
+    assert words.startswith("Isolation costs up to an overlap of 0.") and "and pays from 0." in words
+
+
 def test_cells_are_resolved_by_what_shops_of_one_overlap_differ():
     x = np.array([0.0, 0.0, 1.0, 1.0])
     points, means, half, degrees = cell_means(x, np.array([1.0, 1.2, -0.1, 0.1])[:, None, None])
@@ -103,7 +116,7 @@ def test_the_answer_names_boundaries_n_seeds_and_level(summary):
     text = " ".join(phase_text.answer(summary))
     assert "Without isolation, pooling all foreign samples hurts up to an overlap of 0." in text
     assert "With DREF and DAPGA, pooling all foreign samples hurts up to" in text
-    assert "Isolation, on all samples, pays at every overlap" in text
+    assert "Isolation on all samples pays at every overlap" in text
     assert "n = 432 runs, 18 shops, 3 seeds an overlap, 90% intervals" in text
 
 
