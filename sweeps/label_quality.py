@@ -1,8 +1,8 @@
 """Attribution made worse on purpose: which sample sets there are, how they are made, and the runs on them.
 
-`unisc sweep run sweeps/label_quality.py --preset laptop --out DIR`. `DIR/logs` holds the shop, `DIR/samples/<name>` one sample set
-each, `DIR/labels.json` what each set is and how right its labels are by the shop's truth. Every seed meets every set, and the
-clean set on further shares of its requests, from which the data law is fitted.
+`unisc sweep run sweeps/label_quality.py --preset laptop --out DIR`. `DIR/logs` holds the shop, `DIR/samples/<name>` one sample
+set each, `DIR/labels.json` what each set is and how right its labels are by the shop's truth. Every seed meets every set, and
+the clean set on further shares of its requests, from which the data law is fitted.
 """
 
 import dataclasses
@@ -181,9 +181,7 @@ def runs(root: Path, *, preset: str) -> list[Run]:
 def _plan(root: Path, preset: Preset, one: Degradation, fraction: float, seed: int) -> Run:
     samples = root / "samples" / one.name
     made = manifest.read(samples, kind="samples")
-    data = DataConfig(
-        samples=made["fingerprint"], composition=made["composition"], fraction=fraction, history_len=HISTORY_LEN
-    )
+    data = DataConfig(samples=made["fingerprint"], composition=made["composition"], fraction=fraction, history_len=HISTORY_LEN)
     config = override(base(preset.size, data=data, num_full_requests=preset.num_full_requests), {"train.seed": seed})
     columns = load(samples, "train", history_len=HISTORY_LEN, fraction=fraction)
     flops = zoo.ranker_of(config.model).flops_per_example(config.model, columns.spec)

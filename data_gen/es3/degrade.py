@@ -60,7 +60,7 @@ def degrade(samples: Path, out: Path, *, wrong_label_rate: float, seed: int = 0)
         # What the build said of its labels' accuracy is not true of these.
         quality = {name: section for name, section in about.get("quality", {}).items() if name != "oracle"}
         kept = {name: about[name] for name in ("domains", "composition", "logs", "test_start", "columns", "engine", "versions")}
-        made = manifest.write(
+        return manifest.write(
             aside,
             kind="samples",
             config={**about["config"], "wrong_label_rate": float(wrong_label_rate), "wrong_label_seed": seed},
@@ -69,7 +69,6 @@ def degrade(samples: Path, out: Path, *, wrong_label_rate: float, seed: int = 0)
             degradation={"of": about["fingerprint"], **counts},
             **kept,
         )
-    return made
 
 
 def _moved(table: pa.Table, rate: float, seed: int, counts: dict[str, dict[str, int]]) -> pa.Table:
