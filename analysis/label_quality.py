@@ -33,7 +33,7 @@ FACTS = "labels.json"
 CLEAN = "clean"
 FAMILIES = ("wrong", "window", "relevance")
 REJECTED = 0.10
-"""A line is given up for a parabola below this probability of its lack of fit."""
+"""A form does not fit where its lack of fit is less probable than this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,42 +212,49 @@ def slopes(
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Fit a metric against the precision of some sets, the clean one first; return what a point of precision is worth.
 
-    `worth` is the gain for one point more, positive where precision pays: of the line through all sets or, where that is
-    rejected and there are four sets, of a parabola at the clean one. An interval where the form fails to fit is as wide as its
-    lack of fit. Also returned are draws (m,) of the worth, None without a second seed.
+    `worth` is the gain for one point more, positive where precision pays, by the line through all sets: where the line does not
+    fit it is the mean over their span, and its interval is as wide as the lack of fit. With four sets or more a parabola then
+    says what a point is worth `at_clean`. Also returned are draws (m,) of the worth, None without a second seed.
     """
     columns = [cells.column(name) for name in names]
-    means, seeds = cells.means[0, columns] * cells.scale, len(cells.seeds)
-    pure, degrees = cells.error
-    pure = pure * cells.scale**2
-    points = np.array([one["value"] for one in precision]) * 100
-    forms = []
-    for degree in (1, 2):
-        if len(names) <= degree:
-            break
-        residual = means - _design(points, degree) @ np.linalg.lstsq(_design(points, degree), means, rcond=None)[0]
-        spare = len(names) - degree - 1
-        lack = seeds * float((residual**2).sum()) / spare if spare else 0.0
-        p_value = float(fdtrc(spare, degrees, lack / pure)) if spare and degrees and pure > 0 else None
-        rejected = p_value is not None and p_value < REJECTED
-        forms.append((degree, lack if rejected else pure, spare if rejected else degrees, p_value, rejected))
-        if not rejected or len(names) < 4:
-            break
-    degree, variance, freedom, p_value, rejected = forms[-1]
+    means, points = cells.means[0, columns] * cells.scale, np.array([one["value"] for one in precision]) * 100
+    drawn = _precision_draws(precision, draws)
+    lines, worth, per_point = _form(cells, means, points, drawn, 1, metric)
+    entry = {"num_sets": len(names), "precision_from": float(points.min()), "precision_to": float(points.max())}
+    entry |= {"lack_of_fit": lines, "line_rejected": lines is not None and lines < REJECTED, "worth": worth}
+    entry["line"] = _curve(points, means, 1)
+    if entry["line_rejected"] and len(names) > 3:
+        entry["at_clean"], entry["parabola"] = _form(cells, means, points, drawn, 2, metric)[1], _curve(points, means, 2)
+    return entry, per_point
+
+
+def _form(
+    cells: Cells, means: np.ndarray, points: np.ndarray, drawn: np.ndarray, degree: int, metric: Metric
+) -> tuple[float | None, dict[str, Any], np.ndarray | None]:
+    """Return the probability of a form's lack of fit, the slope at the clean set, and draws of it (m,).
+
+    `means` and `points` (sets,) are in the metric's unit and in points, `drawn` (m, sets) draws of the points.
+    """
+    seeds, (variance, degrees) = len(cells.seeds), cells.error
+    variance *= cells.scale**2
+    design = _design(points, degree)
+    residual = means - design @ np.linalg.lstsq(design, means, rcond=None)[0]
+    spare, p_value = len(points) - degree - 1, None
+    if spare > 0 and degrees and variance > 0:
+        lack = seeds * float((residual**2).sum()) / spare
+        p_value = float(fdtrc(spare, degrees, lack / variance))
+        if p_value < REJECTED:
+            variance, degrees = lack, spare
     value = metric.sign * float(_weights(points, degree) @ means)
-    entry: dict[str, Any] = {"form": "line" if degree == 1 else "parabola, at the clean set", "num_sets": len(names)}
-    entry |= {"lack_of_fit": p_value, "line_rejected": forms[0][4], "still_rejected": rejected}
-    entry |= {"precision_from": float(points.min()), "precision_to": float(points.max())}
-    drawn = None
     worth: dict[str, Any] = {"value": value, "low": None, "high": None, "level": LEVEL, "unit": metric.unit}
+    slope = None
     if seeds > 1:
-        moved = _precision_draws(precision, draws)
-        weights = np.stack([_weights(one, degree) for one in moved])
-        noise = np.sqrt(variance / seeds * (weights**2).sum(axis=1)) * _student(freedom, draws, seed=2)
-        drawn = metric.sign * (weights @ means + noise)
-        worth["low"], worth["high"] = (float(q) for q in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    worth |= {"num_runs": len(names) * seeds, "num_seeds": seeds, "verdict": _verdict(worth["low"], worth["high"])}
-    return entry | {"worth": worth, "curve": _curve(points, means, degree)}, drawn
+        weights = np.stack([_weights(one, degree) for one in drawn])
+        noise = np.sqrt(variance / seeds * (weights**2).sum(axis=1)) * _student(degrees, len(drawn), seed=2)
+        slope = metric.sign * (weights @ means + noise)
+        worth["low"], worth["high"] = (float(q) for q in np.quantile(slope, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    worth |= {"num_runs": len(points) * seeds, "num_seeds": seeds, "verdict": _verdict(worth["low"], worth["high"])}
+    return p_value, worth, slope
 
 
 def _design(points: np.ndarray, degree: int) -> np.ndarray:

@@ -24,8 +24,8 @@ def write(page: Page, summary: Mapping[str, Any], figure: Path) -> None:
         figure,
         f"Oracle-expected metrics against the precision of attributed click labels, {summary['num_params_dense']:,.0f} dense "
         f"parameters; small points are {summary['num_seeds']} seeds, bars {summary['level']:.0%} intervals of the precision, "
-        "lines the fits. Dashed: the clean set's data law at a share of its samples. Dotted: the same requests without "
-        "attributed labels.",
+        "lines the fits, a dotted parabola beside a line that does not fit. Level lines, dashed: the clean set's data law at a "
+        "share of its samples; dotted: the same requests without attributed labels.",
     )
     page.items(
         worth_sentence(summary, family, key) for key in list(metrics)[1:] for family in FAMILIES if _has(summary, family, key)
@@ -51,31 +51,28 @@ def _has(summary: Mapping[str, Any], family: str, key: str | None = None) -> boo
 def worth_sentence(summary: Mapping[str, Any], family: str, key: str | None = None) -> str:
     """Say what one point of label precision is worth in a metric, and in samples where a data law was fitted."""
     metric = summary["metrics"][key or next(iter(summary["metrics"]))]
-    entry = metric["families"][family]
-    worth, samples = entry["worth"], entry.get("samples")
-    amount = f"{interval(worth, 2, True)} {worth['unit']}"
-    where = metric["name"].split(", ", 1)[-1]
-    also = ""
+    entry, where = metric["families"][family], metric["name"].split(", ", 1)[-1]
+    worth, samples, unit = entry["worth"], entry.get("samples"), entry["worth"]["unit"]
+    amount = f"{interval(worth, 2, True)} {unit}"
     if samples is not None:
-        also = f" and {interval(samples, 2, True)} % of samples"
+        amount += f" and {interval(samples, 2, True)} % of samples"
     span = f"{number(entry['precision_from'], 2)} to {number(entry['precision_to'], 2)} points"
-    form = "the line" if entry["form"] == "line" else "the parabola"
-    basis = f"{form} through {entry['num_sets']} sets, precision {span}; {sample(worth)}"
-    if entry["line_rejected"]:
-        also_said = "a line does not fit" if entry["form"] != "line" else "it does not fit, which widens the interval"
-        basis += f"; {also_said}" + (", nor does this, which widens the interval" if _still(entry) else "")
+    basis = f"line through {entry['num_sets']} sets, precision {span}; {sample(worth)}"
     if worth["low"] is None:
-        return f"{FAMILIES[family]}: one point of precision, {amount} over {where}, has no interval with one seed ({basis})."
-    if worth["verdict"] == "unresolved":
-        opening = f"{FAMILIES[family]}: not resolved over {where}; one point of precision is worth {amount}{also}"
+        text = f"{FAMILIES[family]}: one point of precision, {amount} over {where}, has no interval with one seed ({basis})"
+    elif worth["verdict"] == "unresolved":
+        text = f"{FAMILIES[family]}: not resolved over {where}; one point of precision is worth {amount} ({basis})"
     else:
-        opening = f"{FAMILIES[family]}: over {where} one point of precision is worth {amount}{also}"
-        opening += "" if worth["verdict"] == "resolved positive" else ", so that more precise labels came with a worse model"
-    return f"{opening} ({basis}); {_ALONE[family]}."
-
-
-def _still(entry: Mapping[str, Any]) -> bool:
-    return entry["form"] != "line" and entry["still_rejected"]
+        text = f"{FAMILIES[family]}: over {where} one point of precision is worth {amount} ({basis})"
+        if worth["verdict"] == "resolved negative":
+            text += "; the more precise labels came with the worse model"
+    if entry["line_rejected"]:
+        text += f"; no line fits (p = {number(entry['lack_of_fit'], 2)}), so this is a mean over the span"
+    if "at_clean" in entry:
+        at = entry["at_clean"]
+        sure = ", not resolved" if at["verdict"].startswith("unresolved") else ""
+        text += f", and at the clean set a parabola gives {interval(at, 2, True)} {unit}{sure}"
+    return f"{text}; {_ALONE[family]}." if key is None else f"{text}."
 
 
 def _labels(page: Page, summary: Mapping[str, Any]) -> None:
@@ -104,7 +101,7 @@ def _changes(page: Page, summary: Mapping[str, Any], key: str) -> None:
     for name, change in changes.items():
         of = sets[name].get("click", {}).get("precision", {}).get("value")
         alone = ""
-        if wrong is not None and of is not None and clean is not None and wrong["form"] == "line":
+        if wrong is not None and of is not None and clean is not None:
             alone = number(sign * wrong["worth"]["value"] * 100 * (of - clean), 2, True)
         row = [sets[name]["title"], interval(change, 2, True), change["verdict"], alone]
         if metric["data_law"] is not None:

@@ -70,7 +70,8 @@ def _window(title: str, seconds: int) -> Degradation:
 
 
 def _relevance(title: str, **changes: Any) -> Degradation:
-    return Degradation(name=f"relevance-{title.replace(' ', '-')}", family="relevance", title=title, changes=changes)
+    name = f"relevance-{title.replace(' ', '-')}"
+    return Degradation(name=name, family="relevance", title=f"relevance: {title}", changes=changes)
 
 
 UNLABELLED = Degradation(name="no-labels", family="none", title="no attributed labels")

@@ -53,12 +53,17 @@ def _panel(ax: Axes, summary: Mapping[str, Any], metric: Mapping[str, Any]) -> N
         ax.plot([100 * at["low"], 100 * at["high"]], [y, y], color=colour, lw=1, alpha=0.6, zorder=3)
         ax.plot(x, y, mark, color=colour, ms=7 if name == "clean" else 5, mec="white", mew=0.5, zorder=4)
     for family, entry in metric["families"].items():
-        curve = entry["curve"]
-        ax.plot(curve["precision"], curve["value"], color=style.COLOURS[_LOOKS[family][0]], lw=1.3, zorder=2)
+        for name, line in (("line", "-"), ("parabola", ":")):
+            if name in entry:
+                curve = entry[name]
+                ax.plot(curve["precision"], curve["value"], line, color=style.COLOURS[_LOOKS[family][0]], lw=1.3, zorder=2)
     if metric["data_law"] is not None:
-        for share, value in metric["data_law"]["at_share"].items():
+        # At either end, since the two may lie close together.
+        for (share, value), (at, side) in zip(
+            metric["data_law"]["at_share"].items(), ((0.01, "left"), (0.99, "right")), strict=True
+        ):
             ax.axhline(value, color=style.MUTED, ls="--", lw=0.8, zorder=1)
-            text = f"{float(share):.0%} of the samples"
-            ax.annotate(text, (0.01, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=style.MUTED)
+            text, place = f"{float(share):.0%} of the samples", ("axes fraction", "data")
+            ax.annotate(text, (at, value), xycoords=place, va="bottom", ha=side, fontsize=7, color=style.MUTED)
     ax.margins(y=0.1)
     ax.set(xlabel="precision of attributed click labels, points", title=metric["name"], ylabel=metric["unit"])

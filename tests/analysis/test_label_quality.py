@@ -46,7 +46,8 @@ def test_a_planted_slope_is_recovered():
     found = of_wrong(cells(1e-9, np.random.default_rng(0)))
     assert found["worth"]["value"] == pytest.approx(WORTH, rel=1e-4)
     assert found["worth"]["verdict"] == "resolved positive"
-    assert (found["form"], found["num_sets"], found["worth"]["num_runs"]) == ("line", 4, 12)
+    assert (found["num_sets"], found["worth"]["num_runs"], found["line_rejected"]) == (4, 12, False)
+    assert "at_clean" not in found
 
 
 def test_the_interval_of_the_slope_covers_the_truth():
@@ -66,11 +67,17 @@ def test_the_error_of_the_precisions_widens_the_interval():
     assert loose["high"] - loose["low"] > 1.5 * (close["high"] - close["low"])
 
 
-def test_where_a_line_does_not_fit_the_slope_is_that_at_the_clean_set():
-    found = of_wrong(cells(1e-5, np.random.default_rng(3), shape=lambda lost: lost**2))
-    assert found["line_rejected"]
-    assert found["form"].startswith("parabola")
-    assert abs(found["worth"]["value"]) < 0.1 * WORTH, "at the clean set the planted parabola is flat"
+def test_where_no_line_fits_its_interval_widens_and_a_parabola_says_what_holds_at_the_clean_set():
+    bent = of_wrong(cells(1e-5, np.random.default_rng(3), shape=lambda lost: lost**2))
+    straight = of_wrong(cells(1e-5, np.random.default_rng(0)))
+    assert bent["line_rejected"] and not straight["line_rejected"]
+    widths = [one["worth"]["high"] - one["worth"]["low"] for one in (bent, straight)]
+    assert widths[0] > 10 * widths[1]
+    assert abs(bent["at_clean"]["value"]) < 0.1 * WORTH, "at the clean set the planted parabola is flat"
+    assert bent["at_clean"]["low"] < 0 < bent["at_clean"]["high"]
+    summary = analyse(of_records(*planted(noise=1e-5, shape=lambda lost: lost**2 / 80)), draws=200)
+    said = label_text.worth_sentence(summary, "wrong")
+    assert "no line fits (p = " in said and "so this is a mean over the span" in said and "a parabola gives" in said
 
 
 def test_one_seed_has_no_interval():
@@ -82,14 +89,14 @@ def law(examples):
     return 0.31 + 8.0 * np.asarray(examples) ** -0.4
 
 
-def planted(noise=2e-5, seeds=(0, 1, 2), worth=WORTH):
+def planted(noise=2e-5, seeds=(0, 1, 2), worth=WORTH, shape=lambda lost: lost):
     """Records and facts of a sweep whose loss follows a data law and falls with precision alone."""
     rng, records = np.random.default_rng(5), []
     drawn = [(name, 1.0) for name in SETS] + [("clean", f) for f in FRACTIONS if f < 1]
     for name, fraction in drawn:
         for seed in seeds:
             lost = 100 * (SETS["clean"] - SETS[name])
-            loss = float(law(fraction * EXAMPLES) + worth * lost + noise * rng.standard_normal())
+            loss = float(law(fraction * EXAMPLES) + worth * shape(lost) + noise * rng.standard_normal())
             metrics = {"eval/full/log_loss_expected": loss, "eval/exposed/log_loss_expected": loss + 0.08}
             metrics |= {"eval/full/auc_roc_expected": 1.1 - loss, "eval/exposed/auc_roc_expected": 1.05 - loss}
             run = {"data": {"samples": name, "fraction": fraction}, "train": {"seed": seed}}
