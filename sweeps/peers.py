@@ -17,7 +17,7 @@ from unisc.models import zoo
 
 By = Literal["flops", "params"]
 BUDGETS: tuple[By, ...] = ("flops", "params")
-RATES = (5e-4, 1.5e-3, 4.5e-3, 1.35e-2)
+RATES = (5e-4, 1.5e-3, 4.5e-3, 1.35e-2, 4.05e-2)
 TUNING_SEED = 9
 TUNED: Mapping[str, float] = MappingProxyType({})
 """The best rate of each contender that is not the sweep's own, by calibrated log loss of the shown lists."""
