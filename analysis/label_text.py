@@ -8,11 +8,7 @@ from analysis.prose import interval, number, sample
 from unisc.report.page import Page
 
 FAMILIES = {"wrong": "Wrong labels", "window": "Attribution windows", "relevance": "The relevance rule"}
-_ALONE = {
-    "wrong": "labels on wrong items move precision and leave their number as it is",
-    "window": "the number of labels moves with their precision, so this is the worth of both together",
-    "relevance": "the number of labels moves with their precision, so this is the worth of both together",
-}
+_GAINED = {"wrong": "", "window": " gained this way", "relevance": " gained this way"}
 
 
 def write(page: Page, summary: Mapping[str, Any], figure: Path) -> None:
@@ -34,8 +30,8 @@ def write(page: Page, summary: Mapping[str, Any], figure: Path) -> None:
         "A label's precision is 0 for a random candidate that the page got no click for, and 1 for one as likely to be clicked "
         "as the page's own clicks; recall is the labelled share of all expected clicks. Of purchases both go by the request "
         f"that led to them. Brackets are {summary['level']:.0%} intervals: of labels a jackknife over users, of metrics the "
-        "error of training seeds, pooled over all sets, with seeds as blocks. They cover neither another shop nor another test "
-        "day. Samples are by the clean set's data law, around all of its samples.",
+        "error of training seeds, pooled over all sets, with seeds as blocks. They cover neither another shop, another test "
+        "day, nor another draw of the labels that move. Samples are by the clean set's data law, around all of its samples.",
         kind="note",
     )
     _labels(page, summary)
@@ -58,12 +54,13 @@ def worth_sentence(summary: Mapping[str, Any], family: str, key: str | None = No
         amount += f" and {interval(samples, 2, True)} % of samples"
     span = f"{number(entry['precision_from'], 2)} to {number(entry['precision_to'], 2)} points"
     basis = f"line through {entry['num_sets']} sets, precision {span}; {sample(worth)}"
+    point = f"one point of precision{_GAINED[family]}"
     if worth["low"] is None:
-        text = f"{FAMILIES[family]}: one point of precision, {amount} over {where}, has no interval with one seed ({basis})"
+        text = f"{FAMILIES[family]}: {point}, {amount} over {where}, has no interval with one seed ({basis})"
     elif worth["verdict"] == "unresolved":
-        text = f"{FAMILIES[family]}: not resolved over {where}; one point of precision is worth {amount} ({basis})"
+        text = f"{FAMILIES[family]}: not resolved over {where}; {point} is worth {amount} ({basis})"
     else:
-        text = f"{FAMILIES[family]}: over {where} one point of precision is worth {amount} ({basis})"
+        text = f"{FAMILIES[family]}: over {where} {point} is worth {amount} ({basis})"
         if worth["verdict"] == "resolved negative":
             text += "; the more precise labels came with the worse model"
     if entry["line_rejected"]:
@@ -72,7 +69,16 @@ def worth_sentence(summary: Mapping[str, Any], family: str, key: str | None = No
         at = entry["at_clean"]
         sure = ", not resolved" if at["verdict"].startswith("unresolved") else ""
         text += f", and at the clean set a parabola gives {interval(at, 2, True)} {unit}{sure}"
-    return f"{text}; {_ALONE[family]}." if key is None else f"{text}."
+    return f"{text}; {_alone(summary, family)}." if key is None else f"{text}."
+
+
+def _alone(summary: Mapping[str, Any], family: str) -> str:
+    """Say what else a family moves with precision."""
+    sets = summary["degradations"].values()
+    counts = sorted(one["click"]["labels"] for one in sets if one["family"] in (family, "clean") and "click" in one)
+    if family == "wrong":
+        return f"wrong labels move precision alone, their number being {counts[0]:,} throughout"
+    return f"the number of labels moves with it, {counts[0]:,} to {counts[-1]:,}, so this is the worth of both together"
 
 
 def _labels(page: Page, summary: Mapping[str, Any]) -> None:
@@ -120,6 +126,6 @@ def _changes(page: Page, summary: Mapping[str, Any], key: str) -> None:
     seeds = summary["num_seeds"]
     page.text(
         f"{fitted}{seeds} seed{'s' if seeds != 1 else ''} a set, {summary['level']:.0%} intervals; by precision alone: the "
-        "slope of the wrong labels times the set's change of precision.",
+        "mean slope of the wrong labels times the set's change of precision.",
         kind="note",
     )

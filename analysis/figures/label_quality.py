@@ -42,7 +42,7 @@ def _panel(ax: Axes, summary: Mapping[str, Any], metric: Mapping[str, Any]) -> N
     for name, by_seed in values.items():
         one = sets[name]
         if one["family"] == "none":
-            ax.axhline(np.mean(by_seed), color=style.MUTED, ls=":", lw=1.2, zorder=1)
+            _level(ax, float(np.mean(by_seed)), "no labels", ":")
             continue
         index, mark = _LOOKS[one["family"]]
         colour, at = style.COLOURS[index], one["click"]["precision"]
@@ -57,13 +57,14 @@ def _panel(ax: Axes, summary: Mapping[str, Any], metric: Mapping[str, Any]) -> N
             if name in entry:
                 curve = entry[name]
                 ax.plot(curve["precision"], curve["value"], line, color=style.COLOURS[_LOOKS[family][0]], lw=1.3, zorder=2)
-    if metric["data_law"] is not None:
-        # At either end, since the two may lie close together.
-        for (share, value), (at, side) in zip(
-            metric["data_law"]["at_share"].items(), ((0.01, "left"), (0.99, "right")), strict=True
-        ):
-            ax.axhline(value, color=style.MUTED, ls="--", lw=0.8, zorder=1)
-            text, place = f"{float(share):.0%} of the samples", ("axes fraction", "data")
-            ax.annotate(text, (at, value), xycoords=place, va="bottom", ha=side, fontsize=7, color=style.MUTED)
+    for share, value in (metric["data_law"] or {"at_share": {}})["at_share"].items():
+        _level(ax, value, f"{float(share):.0%} samples", "--")
     ax.margins(y=0.1)
     ax.set(xlabel="precision of attributed click labels, points", title=metric["name"], ylabel=metric["unit"])
+
+
+def _level(ax: Axes, value: float, text: str, line: str) -> None:
+    """Draw a level and name it beside the panel, where no run can be."""
+    ax.axhline(value, color=style.MUTED, ls=line, lw=1.0, zorder=1)
+    place = ("axes fraction", "data")
+    ax.annotate(text, (1.01, value), xycoords=place, va="center", fontsize=6.5, color=style.MUTED, annotation_clip=False)

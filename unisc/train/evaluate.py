@@ -231,8 +231,8 @@ def is_calibration(request_id: Int64[np.ndarray, "Q"]) -> np.ndarray:
 def fit_platt(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
     """Fit intercept and slope of a logistic regression on the logits by Newton's method (Platt 1999), in float64.
 
-    Labels may be probabilities. A split that does not identify them (one class only, or a constant score) leaves the slope at 1, and the intercept at 0
-    without both classes.
+    Labels may be probabilities. A split that does not identify them (one class only, or a constant score) leaves the slope at
+    1, and the intercept at 0 without both classes.
     """
     y, z = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
     if not 0 < y.sum() < len(y):
