@@ -10,7 +10,7 @@ Both are ratios of sums over users, with linearised (delta method) standard erro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,16 @@ class Estimate:
     def sign(self) -> int:
         """Sign that the interval resolves: -1, 1, or 0 where it holds zero."""
         return int(self.low > 0) - int(self.high < 0)
+
+    def plain(self) -> dict[str, float | None]:
+        """Return it as JSON can hold it: None for what is not known."""
+        return {name: float(x) if np.isfinite(x := getattr(self, name)) else None for name in ("value", "low", "high")}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, float | None]) -> "Estimate":
+        """Undo `plain`."""
+        ends = {"value": np.nan, "low": -np.inf, "high": np.inf}
+        return cls(**{name: float(end if plain[name] is None else plain[name]) for name, end in ends.items()})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +89,8 @@ def _estimate(value: float, errors: Sequence[np.ndarray], level: float) -> Estim
     if least < 2:
         return Estimate(value=value, low=-np.inf, high=np.inf)
     variance = sum(float(len(e) / (len(e) - 1) * np.square(e).sum()) for e in errors)
+    if variance == 0 and value != 0:  # as when nothing at all was sold in one world: no sign of how sure that is
+        return Estimate(value=value, low=-np.inf, high=np.inf)
     half = float(stats.t.ppf(0.5 + level / 2, least - 1)) * variance**0.5
     return Estimate(value=value, low=value - half, high=value + half)
 
@@ -102,6 +114,14 @@ def split(
     return _estimate(t - c, [of_t, of_c], level), lift
 
 
+def same_users(
+    requests: tuple[np.ndarray, np.ndarray], sums: tuple[np.ndarray, np.ndarray], *, level: float = LEVEL
+) -> Estimate:
+    """Return the second less the first, a request, of the same users (U,) on different occasions: requests of their own."""
+    (first, of_first), (second, of_second) = (ratio(s, n) for s, n in zip(sums, requests, strict=True))
+    return _estimate(second - first, [of_second - of_first], level)
+
+
 def sequence(
     requests: np.ndarray, control: np.ndarray, treatment: np.ndarray, *, looks: int = LOOKS, level: float = LEVEL
 ) -> list[dict[str, Any]]:
@@ -114,6 +134,8 @@ def sequence(
     tuned = (-2 * np.log(alpha) + np.log(-2 * np.log(alpha) + 1)) / num_users
     found = []
     for m in sorted({max(2, round(num_users * (k + 1) / looks)) for k in range(looks)} if num_users > 1 else ()):
+        if not requests[:m].sum():
+            continue
         alone, _ = paired(requests[:m], control[:m], treatment[:m], level=level)
         _, error = ratio((treatment - control)[:m], requests[:m])
         # `error` sums to the estimate's error: the deviation of one user's influence is m times as large.
@@ -125,7 +147,7 @@ def sequence(
                 "users": m,
                 "requests": int(requests[:m].sum()),
                 "value": alone.value,
-                "alone": [alone.low, alone.high],
+                "alone": [alone.plain()["low"], alone.plain()["high"]],
                 "always_valid": [alone.value - half, alone.value + half],
             }
         )
@@ -150,10 +172,10 @@ def compare(
             of_metric[metric] = {
                 "control": float(c.sum() / n.sum()),
                 "treatment": float(t.sum() / n.sum()),
-                "paired": asdict(absolute),
-                "paired_relative": asdict(relative),
-                "split": asdict(apart),
-                "split_relative": asdict(apart_relative),
+                "paired": absolute.plain(),
+                "paired_relative": relative.plain(),
+                "split": apart.plain(),
+                "split_relative": apart_relative.plain(),
             }
             if s == 0:
                 out["looks"][metric] = sequence(n, c, t, looks=looks)
@@ -196,7 +218,7 @@ def agreement(
     """Put the offline metrics of both rankers beside the sign of the online difference in clicks, purchases and revenue."""
     rows = []
     of_metric = online["segments"][next(iter(online["segments"]))]["metrics"]
-    signs = {name: Estimate(**found["paired"]).sign for name, found in of_metric.items()}
+    signs = {name: Estimate.of(found["paired"]).sign for name, found in of_metric.items()}
     for name, better in OFFLINE.items():
         if name not in control or name not in treatment:
             continue

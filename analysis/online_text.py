@@ -38,5 +38,6 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _interval(of: Mapping[str, float], style: str) -> str:
-    return f"{of['value']:{style}} [{of['low']:{style}}, {of['high']:{style}}]"
+def _interval(of: Mapping[str, float | None], style: str) -> str:
+    value, low, high = ("n/a" if of[name] is None else format(of[name], style) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

@@ -48,5 +48,5 @@ def ab(
         "logs": shop.fingerprint,
         "settings": dataclasses.asdict(settings),
         "online": found,
-        "offline": agreement(found, *records, arrays) if len(records) == 2 else [],
+        "offline": agreement(found, records[0], records[1], arrays) if len(records) == 2 else [],
     }

@@ -31,7 +31,7 @@ from data_gen.marketplace import config as shop
 from data_gen.marketplace.calibrate import open_world
 from data_gen.marketplace.config import DOMAINS, SEARCH, MarketplaceConfig
 from data_gen.marketplace.generate import GENERATOR
-from data_gen.marketplace.online import HEAD, OWN, STREAM, TAIL, TORSO, Asked, Outcome, Policy, Test, contest
+from data_gen.marketplace.online import HEAD, OWN, STREAM, TAIL, TORSO, Asked, Outcome, Policy, Terms, contest
 from data_gen.marketplace.takeover import Standing, standing
 from data_gen.marketplace.world import World
 from experiments.asof import Features
@@ -44,7 +44,7 @@ from unisc.train.trained import About, load_model, model_file, read_about
 
 BLOCK_VISITORS = 2_000
 """Visitors simulated side by side, lives counted apart: enough that the turns of a block fill the rankers' batches."""
-BATCH_CANDIDATES = 2_048
+BATCH_CANDIDATES = 1_024
 HEAD_SHARE, TORSO_SHARE = 1 / 3, 2 / 3
 """The most frequent queries that make up a third of the logged searches are the head, the next third is the torso."""
 
@@ -218,18 +218,18 @@ class _Worker:
             for ranker in rankers
         ]
         in_charge = (SEARCH,) if settings.domains == "search" else tuple(range(len(DOMAINS)))
-        self.test = Test(start_ts=shop.start_ts, days=settings.days, in_charge=in_charge, query_class=shop.query_class)
+        self.terms = Terms(start_ts=shop.start_ts, days=settings.days, in_charge=in_charge, query_class=shop.query_class)
         self._shard: int | None = None
         self._standing: Standing | None = None
 
     def __call__(self, block: _Block) -> Outcome:
         if self._shard != block.shard or self._standing is None:
-            self._shard, self._standing = block.shard, standing(self.world, block.shard, self.test.start_ts)
+            self._shard, self._standing = block.shard, standing(self.world, block.shard, self.terms.start_ts)
         return contest(
             self.world,
             self._standing,
             self.policies,
-            self.test,
+            self.terms,
             counts=block.counts,
             first_life=block.first_life,
             seed=(self.settings.seed, STREAM, 1, block.shard, block.first_life),

@@ -64,7 +64,7 @@ Policy = Callable[[Asked], np.ndarray] | Own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Test:
+class Terms:
     """How long the rankers are in charge, from when, where, and which queries are frequent."""
 
     start_ts: int
@@ -90,7 +90,7 @@ def contest(
     world: World,
     standing: Standing,
     policies: Sequence[Policy],
-    test: Test,
+    terms: Terms,
     *,
     counts: np.ndarray,
     first_life: int,
@@ -103,8 +103,8 @@ def contest(
     lives, n = counts.shape
     users, visitors, past = repeated(standing, lives)
     common, chance = (np.random.default_rng([*seed, k]) for k in (0, 1))
-    timeline = build_timeline(world, common, counts.ravel(), start_ts=test.start_ts, days=test.days)
-    worlds = [_World(policy, tired(world, standing, lives), past, world, test, len(users)) for policy in policies]
+    timeline = build_timeline(world, common, counts.ravel(), start_ts=terms.start_ts, days=terms.days)
+    worlds = [_World(policy, tired(world, standing, lives), past, world, terms, len(users)) for policy in policies]
     requests = np.zeros((len(users), len(SEGMENTS)))
     for at in turns_of(timeline):
         lists = make_lists(world, common, visitors, timeline, at, users)
@@ -116,7 +116,7 @@ def contest(
         total = len(lists.row)
         by_chance, clicks = (chance.random(total, dtype=np.float32) for _ in range(2))
         chances = Chances.draw(chance, total)
-        segments = _segments(lists, test)
+        segments = _segments(lists, terms)
         requests[lists.user] += segments
         fresh = lists.user[timeline.new_session[at]]
         for one in worlds:
@@ -125,10 +125,10 @@ def contest(
     return Outcome(user_id=users, life=life, requests=requests, sums=np.stack([one.sums for one in worlds]))
 
 
-def _segments(lists: Lists, test: Test) -> np.ndarray:
+def _segments(lists: Lists, terms: Terms) -> np.ndarray:
     """Say which requests count in which of SEGMENTS (R, S)."""
-    ours = np.isin(lists.domain, test.in_charge)
-    searches = np.where(ours & (lists.domain == SEARCH), test.query_class[lists.query], -1)
+    ours = np.isin(lists.domain, terms.in_charge)
+    searches = np.where(ours & (lists.domain == SEARCH), terms.query_class[lists.query], -1)
     everywhere = np.ones(len(ours), dtype=bool)
     of_query = [searches == c for c in (HEAD, TORSO, TAIL)]
     return np.stack([ours, *of_query, ours, ~ours, everywhere], axis=1)
@@ -137,8 +137,8 @@ def _segments(lists: Lists, test: Test) -> np.ndarray:
 class _World:
     """One ranker's world: its visitors' fatigue and events, and what was sold."""
 
-    def __init__(self, policy: Policy, fatigue, past: EventLog, world: World, test: Test, visitors: int):
-        self.policy, self.fatigue, self.events, self.world, self.test = policy, fatigue, past, world, test
+    def __init__(self, policy: Policy, fatigue, past: EventLog, world: World, terms: Terms, visitors: int):
+        self.policy, self.fatigue, self.events, self.world, self.terms = policy, fatigue, past, world, terms
         self.sums = np.zeros((visitors, len(SEGMENTS), len(METRICS)))
 
     def turn(
@@ -161,7 +161,7 @@ class _World:
         clicked = exposed[clicks[exposed] < p_click]
         p_buy = behaviour.buy_probability(world, lists.page, row[clicked], item[clicked], logit[clicked])
         # Nobody stops watching at the end of the test: what a page leads to counts whole.
-        end = self.test.start_ts + (self.test.days + 30) * DAY
+        end = self.terms.start_ts + (self.terms.days + 30) * DAY
         events = follow(c, chances.take(clicked), lists, clicked, position[clicked], p_buy, end_ts=end)
         self._count(lists, events, segments)
         self.events = self.events.plus(
@@ -190,7 +190,7 @@ class _World:
 
     def _count(self, lists: Lists, events: dict[str, np.ndarray], segments: np.ndarray) -> None:
         request, item, kind = (events[f"event_{name}"] for name in ("request", "item", "kind"))
-        is_new = self.world.created_ts[item] >= self.test.start_ts
+        is_new = self.world.created_ts[item] >= self.terms.start_ts
         worth = [kind == CLICK, kind == PURCHASE, (kind == PURCHASE) * self.world.price[item]]
         new = SEGMENTS.index("new items")
         for m, amount in enumerate(worth):

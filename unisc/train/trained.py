@@ -131,7 +131,8 @@ def load_model(directory: Path) -> Trained:
         key = jnp.issubdtype(now.dtype, jax.dtypes.prng_key)
         if found.shape != (jax.random.key_data(now).shape if key else now.shape):
             raise InputError(f"{path}: {name} has shape {found.shape}; train the ranker again")
-        leaves.append(jax.random.wrap_key_data(found, impl=jax.random.key_impl(now)) if key else jnp.asarray(found, now.dtype))
+        value = jnp.asarray(found)
+        leaves.append(jax.random.wrap_key_data(value, impl=jax.random.key_impl(now)) if key else value.astype(now.dtype))
     filled = jax.tree.unflatten(jax.tree.structure(like), leaves)
     model = nnx.merge(graphdef, nnx.State(filled["dense"]), nnx.State(filled["rest"]))
     model.eval()
