@@ -83,13 +83,10 @@ def main() -> None:
         requests = round(2 * args.repeats * shop.config.requests / shop.config.days * args.days)
         settings = online.Settings(requests=requests, seed=args.seed, days=args.days)
         outcome = online.simulate(shop, [args.ranker], settings, workers=args.workers)
-    print(
-        f"{args.ranker} against itself, {shop.config.users} users, {requests:,} requests in {2 * args.repeats} lives, seed {args.seed}"
-    )
+    volume = f"{shop.config.users} users, {requests:,} requests in {2 * args.repeats} lives, seed {args.seed}"
+    print(f"{args.ranker} against itself, {volume}; how many {LEVEL:.0%} intervals hold zero")
     for design, metric, held, share, low, high in coverage(outcome, args.repeats):
-        print(
-            f"{design:18}{metric:11}{held} of {args.repeats} {LEVEL:.0%} intervals hold zero: {share:.3f} [{low:.3f}, {high:.3f}]"
-        )
+        print(f"{design:18}{metric:11}{held} of {args.repeats}: {share:.3f} [{low:.3f}, {high:.3f}]")
 
 
 if __name__ == "__main__":
