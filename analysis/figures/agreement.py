@@ -27,7 +27,9 @@ def offline_online(judged: Judged, *, seed: int = 0) -> Figure:
             x, y = [judged.offline[name][k] for k in of], [lifts[k].value for k in of]
             bars = [[lifts[k].value - lifts[k].low for k in of], [lifts[k].high - lifts[k].value for k in of]]
             ax.errorbar(x, y, bars, fmt=mark, color=colour, ecolor=colour, elinewidth=0.9, ms=4.5, label=family)
-        ax.axhline(0, color=style.MUTED, lw=0.8, zorder=0)
+        low, high = ax.get_ylim()
+        if low < 0 < high:
+            ax.axhline(0, color=style.MUTED, lw=0.8, zorder=0)
         ax.yaxis.set_major_formatter(style.PERCENT)
         rho = rank_correlation(judged, name, seed=seed)
         ax.set_title(f"Spearman {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}]")
@@ -35,14 +37,14 @@ def offline_online(judged: Judged, *, seed: int = 0) -> Figure:
         if OFFLINE[name] < 0:
             ax.invert_xaxis()
     for ax in axes[:: min(2, len(names))]:
-        ax.set_ylabel(f"{judged.metric} a request\nover {judged.control_name}")
+        ax.set_ylabel(f"{judged.metric} a request\nmore than {judged.control_name}")
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(families)))
     style.note(
         fig,
         f"{len(judged.names)} rankers, {len(judged.requests):,} users, {judged.requests.sum():,.0f} requests in charge, common"
-        f" random numbers; {LEVEL:.0%} intervals: of lifts clustered by user, of correlations over rankers and users"
+        f" random numbers\n{LEVEL:.0%} intervals: of lifts clustered by user, of correlations over rankers and users"
         f" ({RESAMPLES:,} resamples)",
     )
     return fig
