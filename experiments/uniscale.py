@@ -29,6 +29,7 @@ from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
 from unisc.train.loop import TrainConfig
 from unisc.train.oracle import load_oracle
+from unisc.train.trained import save_model
 
 VERSION = 2
 """Raised by hand whenever the same configuration would give other numbers."""
@@ -104,6 +105,8 @@ def run_on(
     oracle = load_oracle(logs, test_columns)
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
+    kept = {"model": config.model, "train": config.train, "list_len": config.evaluate.list_len}
+    save_model(Path(runtime.work_dir), trained, **kept, samples=root / "samples" / config.data.composition)
 
     found = record(config, trained, result.metrics, began=began)
     found["timing"]["evaluate_secs"] = time.perf_counter() - evaluating
