@@ -152,8 +152,9 @@ def _scored(
     # The evaluation: requests of the test day, as shown and in full.
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
-    kept = {"model": config.model, "train": config.train, "list_len": config.evaluate.list_len}
-    save_model(Path(runtime.work_dir), trained, **kept, samples=Path(runtime.data_dir))
+    if runtime.keep_model:
+        kept = {"model": config.model, "train": config.train, "list_len": config.evaluate.list_len}
+        save_model(Path(runtime.work_dir), trained, **kept, samples=Path(runtime.data_dir))
     return record(config, trained, result.metrics, began=began)
 
 

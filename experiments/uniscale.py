@@ -66,7 +66,8 @@ class Config:
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train one ranker on one composition and score it on the test day; return metrics, counts and timing."""
     root = Path(runtime.data_dir)
-    return run_on(config, *data(config, root), root / "logs", runtime)
+    samples = root / "samples" / config.data.composition
+    return run_on(config, *data(config, root), root / "logs", runtime, samples=samples)
 
 
 def run_on(
@@ -77,8 +78,12 @@ def run_on(
     runtime: Runtime,
     *,
     mean_list_len: float = MEAN_LIST_LEN,
+    samples: Path | None = None,
 ) -> Mapping[str, Any]:
-    """Do what `run` does on columns already open; `logs` holds the oracle, `mean_list_len` the room that batches leave."""
+    """Do what `run` does on columns already open; `logs` holds the oracle, `mean_list_len` the room that batches leave.
+
+    Where `runtime` keeps models, `samples` says what this one was trained on.
+    """
     began = time.perf_counter()
 
     # The model: five typed tokens, HFA, GFA, then DREF and DAPGA (section 4, figure 3), started at the base rates.
@@ -105,8 +110,9 @@ def run_on(
     oracle = load_oracle(logs, test_columns)
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
-    kept = {"model": config.model, "train": config.train, "list_len": config.evaluate.list_len}
-    save_model(Path(runtime.work_dir), trained, **kept, samples=root / "samples" / config.data.composition)
+    if runtime.keep_model and samples is not None:
+        kept = {"model": config.model, "train": config.train, "list_len": config.evaluate.list_len}
+        save_model(Path(runtime.work_dir), trained, **kept, samples=samples)
 
     found = record(config, trained, result.metrics, began=began)
     found["timing"]["evaluate_secs"] = time.perf_counter() - evaluating

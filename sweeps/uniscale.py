@@ -278,7 +278,8 @@ def finish(planned: Sequence[Run], work: Path, out: Path, stages: Stages, facts:
     from analysis import report
     from unisc.sweep.launch.local import run_sweep
 
-    runtime = Runtime(work_dir=str(work / "sweep"), data_dir=str(work.resolve()))
+    # Hundreds of models that nobody serves: `unisc train` leaves one to be kept.
+    runtime = Runtime(work_dir=str(work / "sweep"), data_dir=str(work.resolve()), keep_model=False)
     with stages("runs"):
         records = run_sweep(planned, work / "sweep", runtime=runtime, workers=stages.workers, title="runs")
     if len(records) < len(planned):

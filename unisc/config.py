@@ -29,6 +29,8 @@ class Runtime:
     log_every_steps: int = 100
     checkpoint_every_steps: int = 2000
     profile: bool = False
+    keep_model: bool = True
+    """Leave the trained model beside the metrics, for whoever serves it."""
 
     def report(self, frac_done: float) -> None:
         """Tell whoever watches how far the run is, 0 to 1. A sweep's worker listens; by default nobody does."""
