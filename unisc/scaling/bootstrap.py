@@ -71,6 +71,10 @@ class Bootstrap:
             self._found[level] = dict(zip(free, found, strict=True))
         return self._found[level]
 
+    def profile(self, name: str, level: float = 0.90) -> Interval:
+        """Return the profile interval of a free natural parameter alone, whatever the draws say."""
+        return self._profiles(level)[name].interval
+
     def interval(self, name: str, level: float = 0.90, method: Method = "profile") -> Interval:
         """Return the interval of a natural parameter; an end that no data hold back is open."""
         law = self.fit.law
@@ -158,13 +162,22 @@ class Bootstrap:
         `backtest` widens it by how far earlier extrapolations of this law on this table missed theirs (see `extrapolation`).
         """
         grid = points(axes)
+        interval = self._intervals(grid, level, method)[0]
+        return interval if backtest is None else backtest.widen(self.fit, interval, grid[:, 0])
+
+    def predictions(self, *axes, level: float = 0.90, method: Method = "profile") -> list[Interval]:
+        """Return the intervals of the law's mean at sizes (n,) given axis by axis, traced in one program."""
+        return self._intervals(points(axes), level, method)
+
+    def _intervals(self, grid: np.ndarray, level: float, method: Method) -> list[Interval]:
         low, high, stretched = self._ends(grid, level, method)
         label = f"{self.method}, {method}"
         if method == "profile" and self._can_profile:
             label = f"profile as wide as the {self.method}" if stretched.any() else "profile"
-        value = float(self.fit.predict(*axes)[0])
-        interval = Interval(value=value, low=float(low[0]), high=float(high[0]), level=level, method=label)
-        return interval if backtest is None else backtest.widen(self.fit, interval, grid[:, 0])
+        return [
+            Interval(value=float(value), low=float(below), high=float(above), level=level, method=label)
+            for value, below, above in zip(self.fit.predict(*grid), low, high, strict=True)
+        ]
 
     def band(self, *axes, level: float = 0.90, method: Method = "profile") -> tuple[np.ndarray, np.ndarray]:
         """Return pointwise lower and upper predictions (n,) along sizes given axis by axis."""
