@@ -1,9 +1,9 @@
-"""The composition law of a study: what a sample of each kind is worth in exposed ones, and whether that changes with the model.
+"""The composition law of a study: what a sample of each kind is worth in exposed ones, and how that changes with size.
 
-The samples of a composition are split into kinds by its shares at full data. Exposed candidates are the currency. Candidates that
-were not shown are of the kind `unexposed` where they are plain negatives and `attributed` where events from elsewhere label
-them; pseudo requests are `searchified`. Every composition mixes its kinds in fixed shares, whatever the data size, so a rate is
-that of the kind in this mix; a law of diminishing worth within one kind could not be told from it.
+The samples of a composition are split into kinds by its shares at full data. Exposed candidates are the currency. Candidates
+that were not shown are of the kind `unexposed` where they are plain negatives and `attributed` where events from elsewhere
+label them; pseudo requests are `searchified`. Every composition mixes its kinds in fixed shares, whatever the data size, so a
+rate is that of the kind in this mix; a law of diminishing worth within one kind could not be told from it.
 """
 
 from collections.abc import Mapping

@@ -45,7 +45,8 @@ ISOLATIONS = ("none", "dref", "dapga", "both")
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """Hold the run table, column by column (n,), the facts about the study, and the settings that all runs of the grid share."""
+    """Hold the run table, column by column (n,), the facts about the study, and the settings that all runs of the grid "
+    "share."""
 
     runs: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]

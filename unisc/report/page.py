@@ -56,7 +56,7 @@ main.numbered h2:not(.plain)::before { content: counter(part) ". "; }
 table { border-collapse: collapse; width: 100%; font-size: .84rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { background: var(--card); font-weight: 600; }
-td:not(.text), .tall th, .tall td { white-space: nowrap; }
+td:not(.text), td.value, .tall th, .tall td { white-space: nowrap; }
 .tall th { position: sticky; top: 0; cursor: pointer; }
 th.text, td.text { text-align: left; }
 tr:last-child td { border-bottom: 0; }
@@ -71,6 +71,8 @@ tr:last-child td { border-bottom: 0; }
 _CONTENTS = "<!-- contents -->"
 _WORDS = {"holds": "holds", "look": "look", "same sign": "holds", "opposite sign": "look"}
 """Cells that are set off, and how."""
+_VALUE = re.compile(r"[+−]?[\d.,e−]+ \[[^ ]+, [^ ]+\]$")
+"""A value with its interval, which stays on one line."""
 
 # Sorting is a convenience: without scripts the table reads the same in its first order.
 _SORT = """
@@ -115,10 +117,9 @@ class Page:
         """Add sections that another page wrote (`body`); its figures and tables take their numbers from this one."""
         found = [[int(n) for n in re.findall(rf'id="{kind}-(\d+)"', html)] for kind in ("figure", "table")]
         for kind, before in (("Figure", self.figures), ("Table", self.tables)):
-            html = re.sub(rf"<b>{kind} (\d+)\.</b>", lambda m, k=kind, n=before: f"<b>{k} {int(m[1]) + n}.</b>", html)
-            html = re.sub(rf'id="{kind.lower()}-(\d+)"', lambda m, k=kind.lower(), n=before: f'id="{k}-{int(m[1]) + n}"', html)
-        for mark in ('id="f', "url(#f", 'href="#f'):
-            html = re.sub(rf"{re.escape(mark)}(\d+)-", lambda m, k=mark: f"{k}{int(m[1]) + self.figures}-", html)
+            html = _shifted(html, rf"(<b>{kind} )(\d+)(\.</b>)", before)
+            html = _shifted(html, rf'(id="{kind.lower()}-)(\d+)(")', before)
+        html = _shifted(html, r'((?:id="|url\(#|href="#)f)(\d+)(-)', self.figures)
         self.figures += max(found[0], default=0)
         self.tables += max(found[1], default=0)
         self.parts.append(html)
@@ -204,6 +205,10 @@ class Page:
         )
 
 
+def _shifted(html: str, pattern: str, by: int) -> str:
+    return re.sub(pattern, lambda found: f"{found[1]}{int(found[2]) + by}{found[3]}", html)
+
+
 def _cell(cell: Cell, text: bool) -> str:
     if isinstance(cell, str):
         return f"<td{_classes(cell, text)}>{escape(cell)}</td>"
@@ -215,6 +220,7 @@ def _cell(cell: Cell, text: bool) -> str:
 
 def _classes(shown: str, text: bool) -> str:
     classes = ([_WORDS[shown]] if shown in _WORDS else []) + (["text"] if text else [])
+    classes += ["value"] if _VALUE.match(shown) else []
     return f' class="{" ".join(classes)}"' if classes else ""
 
 

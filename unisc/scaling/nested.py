@@ -1,7 +1,7 @@
 """Is the larger of two nested models needed? An F test of fits, and of linear models with blocks.
 
-Both take the runs' errors for independent and alike. Seeds of one cell share the law's lack of fit there, so a table that repeats
-cells should be averaged over seeds first (`cell_means`); else the test rejects too often.
+Both take the runs' errors for independent and alike. Seeds of one cell share the law's lack of fit there, so a table that
+repeats cells should be averaged over seeds first (`cell_means`); else the test rejects too often.
 """
 
 from dataclasses import dataclass
