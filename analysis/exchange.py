@@ -239,14 +239,17 @@ def _backtest(one: Rates) -> dict[str, Any] | None:
 
 
 def _size_by_volume(study: StudyResult) -> dict[str, Any]:
-    """Return, by composition, the test of size x data size against additivity of the logarithm of the loss, on cell means."""
+    """Return, by composition, the test of size x data size against additivity, on cell means of the loss.
+
+    On the loss itself, where the laws are additive: what is additive there is not in its logarithm.
+    """
     metric, grid, out = loss_metric(study), _rows(study, "both"), {}
     for name in study.grid().compositions if metric else ():
         mine = (grid["composition"] == name) & (grid["study"] == "grid")
         size, data, value = (grid[column][mine] for column in ("num_params_dense", "num_examples", str(metric)))
         cell = np.char.add(np.char.add(grid["size"][mine], "@"), data.astype(int).astype(str))
         try:
-            out[name] = product_test(*cell_means(size, data, np.log(value), by=cell)).to_json()
+            out[name] = product_test(*cell_means(size, data, value, by=cell)).to_json()
         except InputError as error:
             out[name] = {"reason": str(error)}
     return out

@@ -191,7 +191,7 @@ def sign_count(what: str, count: Section) -> str:
 
 def law_metric(name: str) -> str:
     """Return how a metric of the composition law is called."""
-    return "true clicks, all candidates" if name.startswith("oracle_clicks") else "log loss, shown lists"
+    return "true clicks, all" if name.startswith("oracle_clicks") else "log loss, shown"
 
 
 def _cells(law: Section) -> str:
@@ -237,8 +237,9 @@ def diversity_sentences(section: Section) -> list[str]:
         for composition, parts in section["by_metric"].get(metric, {}).items():
             kinds, volume = parts["mean"]["diversity"], parts["mean"]["volume"]
             out.append(
-                f"{composition}, {name}: at the count of exposed data {points(kinds)} points ({kinds['verdict']}), "
-                f"the rest of its volume {points(volume)} ({volume['verdict']}); mean of sizes, {sample(kinds)}."
+                f"At the count of exposed data, {composition} data gain {points(kinds)} points of {name} over it "
+                f"({kinds['verdict']}), and the rest of their volume {points(volume)} ({volume['verdict']}; mean of sizes, "
+                f"{sample(kinds)})."
             )
     return out
 
@@ -252,7 +253,7 @@ def abstract(summary: Section) -> list[str]:
     if out:
         out.append(exchange_interaction(summary["composition_law"]["laws"][0]))
     if "reason" not in summary["equal_counts"]:
-        out += [line for line in diversity_sentences(summary["equal_counts"]) if line.startswith("searchified")]
+        out += [line for line in diversity_sentences(summary["equal_counts"]) if "searchified" in line]
     if "flip" in summary["ablation"]:
         out.append(ablation_sentence(summary["ablation"]))
     counts = [part["count"] for part in summary["signs"].values() if "count" in part]

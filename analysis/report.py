@@ -91,7 +91,7 @@ def analyse(study: StudyResult, draws: int = 500) -> Findings:
         "source": facts.get("source"),
         "domains": facts.get("domains"),
         "num_runs": study.num_runs,
-        "num_seeds": len(np.unique(study.runs["seed"])),
+        "num_seeds": len(np.unique(study.grid().runs["seed"])),
         "num_sizes": len(np.unique(study.grid().runs["size"])),
         "wall_seconds": seconds.get("total", sum(v for v in seconds.values() if isinstance(v, int | float)) or None),
         "stages": {name: value for name, value in seconds.items() if name != "total"},

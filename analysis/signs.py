@@ -14,8 +14,8 @@ from unisc.errors import InputError
 from unisc.scaling import Cells, contrast
 
 Section = Mapping[str, Any]
-ABLATION_METRICS = {"GAUC": "eval/exposed/gauc", "HR@5": "eval/exposed/hr@5", "HR@5, all candidates": "eval/full/hr@5"}
-_COLUMN = {"AUC": 0, "GAUC": 1, "HR@5": 2, "HR@5, all candidates": 2}
+ABLATION_METRICS = {"GAUC": "eval/exposed/gauc", "HR@5": "eval/exposed/hr@5", "HR@5, all": "eval/full/hr@5"}
+_COLUMN = {"AUC": 0, "GAUC": 1, "HR@5": 2, "HR@5, all": 2}
 
 
 def verdict(entry: Section, published: float | None) -> str:

@@ -46,9 +46,10 @@ def composition_law(page: Page, summary: Summary, figures: Figures) -> None:
     if tests:
         page.heading("Does volume of one kind interact with the model?", 3)
         page.text(
-            "Within a composition, log loss by size and data size: one effect for each size and each data size, and the "
-            "product of their logarithms, which additive effects leave at zero. A published study of one domain finds them "
-            "additive."
+            "Within a composition, the loss by size and data size: one effect for each size and each data size, and the "
+            "product of their logarithms, which additive effects leave at zero. Additivity is one of the loss itself, as in "
+            "the laws; effects that add up there do not in AUC-ROC or in the logarithm. A published study of one domain finds "
+            "size and volume additive."
         )
         page.table(
             ["composition", "F", "degrees", "p", "cells", "verdict"],
@@ -61,7 +62,7 @@ def composition_law(page: Page, summary: Summary, figures: Figures) -> None:
 def _rate_row(law: Summary, kind: str, rate: Summary) -> list[str]:
     change = prose.interval(rate["change_per_e"], 2, True)
     about = [prose.law_metric(law["metric"]), law["isolation"], kind]
-    return [*about, prose.interval(rate, 2), _ends(rate["seeds"]), rate["verdict"], change]
+    return [*about, prose.interval(rate, 3), _ends(rate["seeds"]), rate["verdict"], change]
 
 
 def _test_row(name: str, test: Summary) -> list[str]:
@@ -97,7 +98,8 @@ def equal_counts(page: Page, summary: Summary, figures: Figures) -> None:
     rows = []
     for metric, table in section["by_metric"].items():
         for name, parts in table.items():
-            for row in [*parts["by_size"], {"num_params_dense": None} | parts["mean"]]:
+            by_size = parts["by_size"] if metric != "full_hr" else []
+            for row in [*by_size, {"num_params_dense": None} | parts["mean"]]:
                 size = "mean of sizes" if row["num_params_dense"] is None else short(row["num_params_dense"])
                 cells = [prose.points(row[part]) for part in ("diversity", "volume", "total")]
                 rows.append([names[metric], name, size, *cells, row["diversity"]["verdict"]])
@@ -110,4 +112,3 @@ def equal_counts(page: Page, summary: Summary, figures: Figures) -> None:
     )
     if "equal_counts" in figures:
         page.figure(figures["equal_counts"], f"Diversity and volume by composition and size, {summary['level']:.0%} intervals.")
-    page.items(prose.diversity_sentences(section))

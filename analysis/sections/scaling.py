@@ -78,11 +78,13 @@ def full_lists(page: Page, summary: Summary) -> None:
     page.heading("Ranking all candidates")
     page.text("Gain over exposed data when the whole candidate list is ranked, no position given, at full data.")
     for name, table in section["by_metric"].items():
-        sizes = [short(row["num_params_dense"]) for row in next(iter(table.values()))]
-        rows = [[composition, *(prose.points(row) for row in one)] for composition, one in table.items()]
+        rows = [
+            [short(row[0]["num_params_dense"]), *(prose.points(one) for one in row)]
+            for row in zip(*table.values(), strict=True)
+        ]
         one = next(iter(table.values()))[0]
-        caption = f"Percentage points of {_FULL_NAMES[name]}, by dense parameters; {summary['level']:.0%} intervals"
-        page.table(["composition", *sizes], rows, text=range(1 + len(sizes)), caption=f"{caption} ({prose.sample(one)}).")
+        caption = f"Percentage points of {_FULL_NAMES[name]}; {summary['level']:.0%} intervals ({prose.sample(one)})."
+        page.table(["dense parameters", *table], rows, text=range(1 + len(table)), caption=caption)
 
 
 def loss(page: Page, summary: Summary, figures: Figures) -> None:

@@ -11,7 +11,7 @@ from unisc.report.page import Page
 
 Summary = Mapping[str, Any]
 Figures = Mapping[str, Path]
-MODULES = {"none": "HHFI only", "dref": "+ DREF", "dapga": "+ DAPGA", "both": "+ DREF + DAPGA"}
+MODULES = {"none": "HHFI only", "dref": "DREF", "dapga": "DAPGA", "both": "DREF, DAPGA"}
 
 
 def isolation(page: Page, summary: Summary, figures: Figures) -> None:
@@ -100,7 +100,9 @@ def peers(page: Page, summary: Summary) -> None:
             [_peer_row(row, metrics) for row in table["rows"]],
             text=range(15),
             caption=f"Rankers at {said}, in points over DLRM-MLP on exposed samples matched alike; {summary['level']:.0%} "
-            f"intervals, {table['num_seeds']} seeds. The paper's models are neither at equal FLOPs nor at equal parameters.",
+            f"intervals, {table['num_seeds']} seeds; FLOPs are of training, a sample. "
+            "HR@5 is of all candidates, the others of shown lists. The paper's models are neither at equal FLOPs nor at equal "
+            "parameters.",
         )
         page.text(prose.sign_count(f"Of the paper's signs of AUC and GAUC, at {said}", table["count"]))
     if section["rates"]:
@@ -112,13 +114,11 @@ def peers(page: Page, summary: Summary) -> None:
         )
 
 
-_PEER_COLUMNS = ("ranker", "samples", "dense", "FLOPs a sample", "rate")
+_PEER_COLUMNS = ("ranker, samples", "dense", "FLOPs")
 _PEER_METRICS = {
     "auc_roc": "AUC-ROC, shown",
     "gauc": "GAUC, shown",
-    "hr": "HR@5, shown",
     "full_hr": "HR@5, all",
-    "full_clicks": "true clicks, all",
 }
 
 
@@ -129,8 +129,7 @@ def _sign_row(row: Summary, several: bool) -> list[str]:
 
 
 def _peer_row(row: Summary, metrics: list[str]) -> list[str]:
-    rate = f"{row['learning_rate']:g}" if row["learning_rate"] else "n/a"
-    about = [row["name"], row["composition"], short(row["num_params_dense"]), short(row["train_flops_per_example"]), rate]
+    about = [f"{row['name']}, {row['composition']}", short(row["num_params_dense"]), short(row["train_flops_per_example"])]
     over = [prose.points(row[name]) if row[name] else "reference" for name in metrics]
     published = prose.point(row["paper"]["auc_roc"]) if row["paper"] else ""
     return [*about, *over, published, row.get("verdict", {}).get("auc_roc", "")]

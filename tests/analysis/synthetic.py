@@ -117,11 +117,11 @@ def paper_records(seeds=(0, 1, 2), noise=1.0, interaction=0.0):
             if name == "hhsft" and budget == "params":
                 continue
             for rate in (5e-4, 1.5e-3, 4.5e-3) if seed == 9 and composition == "exposed" else (1.5e-3,) if seed != 9 else ():
-                one = _record(
-                    rng, "rates" if seed == 9 else "peers", "m", 1.0, composition, "both", seed, 0.0, noise, gain=ZOO[name]
-                )
+                one = _record(rng, "rates" if seed == 9 else "peers", "m", 1.0, composition, "both", seed, 0.0, noise)
                 one["config"] |= {"size": f"{name}@{budget}", "train": {"learning_rate": rate}}
                 one["metrics"]["eval/exposed/log_loss_calibrated"] = 0.34 + 0.01 * abs(np.log(rate / 1.5e-3))
+                for metric in ("auc_roc_expected", "gauc"):
+                    one["metrics"][f"eval/exposed/{metric}"] += ZOO[name]
                 out.append(one)
     for one in out:
         _exchange(rng, one, noise, interaction)
