@@ -26,10 +26,14 @@ class Curve:
     loss: np.ndarray
     fit: Fit
     boot: Bootstrap | None
-    floor: Interval | None
     backtest: Backtest | None
     num_seeds: int
     num_cells: int
+
+    @property
+    def floor(self) -> Interval | None:
+        """The profile interval of E alone."""
+        return self.boot.profile("E", LEVEL) if self.boot else None
 
     @property
     def two_axes(self) -> bool:
@@ -102,7 +106,6 @@ def _curve(result: StudyResult, composition: str, metric: str, draws: int) -> Cu
         loss=loss,
         fit=found,
         boot=boot,
-        floor=boot.profile("E", LEVEL) if boot else None,
         backtest=backtest,
         num_seeds=len(np.unique(runs["seed"])),
         num_cells=num_cells,
@@ -130,13 +133,13 @@ def describe(curve: Curve, floor: float | None) -> dict[str, Any]:
     }
     if not curve.two_axes:
         targets = {name: targets[name] for name in ("largest", "10x_params")}
+    columns = list(zip(*targets.values(), strict=True))
+    found = curve.boot.predictions(*columns, level=LEVEL) if curve.boot else None
+    values = [one.to_json() for one in found] if found else [{"value": float(v)} for v in curve.fit.predict(*columns)]
     entry: dict[str, Any] = dict(summarise(curve.fit, curve.boot, LEVEL))
     for name in ("B", "beta"):
         entry.setdefault(name, {"value": None, "low": None, "high": None, "note": "not fitted: one data size"})
     entry |= curve.fit.to_json() | {"num_cells": curve.num_cells, "num_seeds": curve.num_seeds}
-    columns = list(zip(*targets.values(), strict=True))
-    found = curve.boot.predictions(*columns, level=LEVEL) if curve.boot else None
-    values = [one.to_json() for one in found] if found else [{"value": float(v)} for v in curve.fit.predict(*columns)]
     entry["predictions"] = dict(zip(targets, values, strict=True))
     entry["floor"] = _floor(curve, floor)
     return entry

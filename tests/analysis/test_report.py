@@ -133,7 +133,7 @@ def test_one_seed_is_reported_without_intervals_and_says_so(synthetic, tmp_path)
 def test_unresolved_and_negative_results_read_as_such(synthetic):
     from analysis import prose
 
-    noisy = analyse(synthetic.study(slope=0.0, noise=40.0, ablation=False, fractions=(1.0,)), draws=20).summary
+    noisy = analyse(synthetic.study(slope=0.0, noise=40.0, ablation=False, fractions=(0.2, 1.0)), draws=20).summary
     assert prose.headline(noisy)[0].startswith("Not resolved: the difference")
     assert noisy["ablation"]["reason"] == "no ablation was run"
     negative = analyse(synthetic.study(slope=-0.004, fractions=(1.0,)), draws=20).summary
