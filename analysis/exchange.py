@@ -7,7 +7,7 @@ rate is that of the kind in this mix; a law of diminishing worth within one kind
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,7 @@ def _rates(study: StudyResult, metric: str | None, isolation: str, draws: int) -
     columns = cell_means(runs["num_params_dense"], *counts[present], runs[metric], by=cell)
     contract = Contract(loss="squared", metric=name_of(metric), data_counted=", ".join(labels[1:]))
     if metric == FULL:
-        contract = Contract(**{**contract.to_json(), "better": "higher", "lower": 0.0, "upper": 1.0})
+        contract = replace(contract, better="higher", lower=0.0, upper=1.0)
     options: dict[str, Any] = {"contract": contract, "labels": labels}
     additive = fit("composition", *columns, **options)
     start = np.concatenate([list(additive.params.values()), np.zeros(len(present) - 1)])

@@ -69,9 +69,10 @@ def _table(study: StudyResult, mine: np.ndarray, label: np.ndarray, metrics: Map
         for key, table in cells.items():
             row[key] = _over(table, one, baseline) if one != baseline else None
         published = paper.MAIN.get((name, composition))
-        row["paper"] = {"auc_roc": published[0], "gauc": published[1]} if published else None
-        if published and one != baseline:
-            row["verdict"] = {key: verdict(row[key], row["paper"][key]) for key in ("auc_roc", "gauc") if key in cells}
+        signs = {"auc_roc": published[0], "gauc": published[1]} if published else None
+        row["paper"] = signs
+        if signs and one != baseline:
+            row["verdict"] = {key: verdict(row[key], number) for key, number in signs.items() if key in cells}
         rows.append(row)
     rows.sort(key=lambda row: (row["composition"] != BASE, -row["value"]))
     signs = count(word for row in rows for word in row.get("verdict", {}).values())
