@@ -219,13 +219,13 @@ def test_other_modules_add_sections_to_the_page(synthetic, tmp_path, monkeypatch
 
     (tmp_path / "extra_for_test.py").write_text(
         "from unisc.report.page import Page\n"
-        "def section(work):\n"
+        "def study_section(work):\n"
         "    page = Page('')\n"
         "    page.heading('Where pooling starts to hurt')\n"
         "    page.table(['folder'], [[work.name]], caption='One more.')\n"
         "    return page.body()\n"
     )
-    (tmp_path / "silent_for_test.py").write_text("def section(work):\n    return None\n")
+    (tmp_path / "silent_for_test.py").write_text("def study_section(work):\n    return None\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(extra, "SECTIONS", ("extra_for_test", "silent_for_test", "not_there_for_test"))
     study = synthetic.study(fractions=(1.0,), ablation=False)
