@@ -1,7 +1,7 @@
 """Sections that other modules add to the page of a study: the one place that lists them.
 
-A module of `SECTIONS` may have a function `study_section(work: Path) -> str | None`. It is given the study's work folder and returns the
-HTML of its section, or None where the folder holds nothing of it. The easiest way to write one is a page's body:
+A module of `SECTIONS` may have a function `study_section(work: Path) -> str | None`. It is given the study's work folder and
+returns the HTML of its section, or None where the folder holds nothing of it. The easiest way to write one is a page's body:
 
     page = Page("")
     page.heading("Where pooling starts to hurt")
@@ -10,8 +10,8 @@ HTML of its section, or None where the folder holds nothing of it. The easiest w
     return page.body()
 
 Figures and tables are numbered on from the page's own, so a section does not name its own by number. It starts with a second-
-level heading, which the list of contents takes up. A module that cannot be found, or that
-has no such function, is passed over.
+level heading, which the list of contents takes up. A module that cannot be found, or that has no such function, is
+passed over.
 """
 
 import importlib
