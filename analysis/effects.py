@@ -1,4 +1,4 @@
-"""Compare cells of the grid: gain per size and composition, interaction, synergy, and the isolation ablation."""
+"""Compare cells of the grid: gain per size and composition, interaction and synergy."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from analysis.laws import LEVEL, LOSSES
-from analysis.study import ISOLATIONS, StudyResult
+from analysis.study import StudyResult
 from unisc.errors import InputError
 from unisc.scaling import Cells, Contrast, additive_test, contrast, slope_difference, synergy
 
@@ -162,73 +162,3 @@ def full_lists(result: StudyResult) -> dict[str, Any]:
             table[composition] = rows
         section["by_metric"][name] = table
     return section
-
-
-def ablation(result: StudyResult) -> dict[str, Any]:
-    """Return composition x isolation, in AUC-ROC points over base data without isolation, and the tests of the sign flip.
-
-    Cells are runs of one size at full data: those of the ablation, and the grid's own with isolation on. The reference is the
-    base composition without isolation or, where that was not run, with both modules.
-    """
-    runs, metric = result.runs, gain_metric(result)
-    chosen = runs["study"] == "ablation"
-    if not chosen.any() or metric not in runs:
-        return {"reason": "no ablation was run"}
-    sizes = np.unique(runs["size"][chosen])
-    size = sizes[int(np.argmax([chosen[runs["size"] == name].sum() for name in sizes]))]
-    fraction = runs["fraction"][chosen & (runs["size"] == size)].max()
-    keep = np.isin(runs["study"], ["ablation", "grid"]) & (runs["size"] == size) & (runs["fraction"] >= fraction - 1e-9)
-    keep &= np.isfinite(runs[metric])
-    label = np.char.add(np.char.add(runs["composition"], "/"), runs["isolation"])
-    # A cell of both studies holds the same run twice when seeds overlap: the first is kept.
-    _, first = np.unique(np.char.add(np.char.add(label, "#"), runs["seed"].astype(str))[keep], return_index=True)
-    rows = np.flatnonzero(keep)[np.sort(first)]
-    cells = Cells.of(np.ones(len(rows)), label[rows], runs["seed"][rows], runs[metric][rows], scale=POINTS)
-    names = list(cells.compositions)
-    reference = next((name for name in (f"{BASE}/none", f"{BASE}/both") if name in names), names[0])
-
-    def against(one: str, other: str) -> dict[str, Any]:
-        weights = np.zeros((1, len(names)))
-        weights[0, names.index(one)] += 1
-        weights[0, names.index(other)] -= 1
-        return contrast(cells, f"{one} - {other}", weights, level=LEVEL).to_json()
-
-    table: dict[str, dict[str, Any]] = {}
-    for composition in result.compositions:
-        row = {i: against(f"{composition}/{i}", reference) for i in ISOLATIONS if f"{composition}/{i}" in names}
-        if row:
-            table[composition] = row
-    flips = {}
-    for composition, row in table.items():
-        if composition != BASE and {"none", "both"} <= set(row):
-            flips[composition] = _flip(row["none"], row["both"], against(f"{composition}/both", f"{composition}/none"))
-    # Only compositions that carry other domains' samples can suffer from them; the last one carries most.
-    last = list(flips)[-1] if flips else None
-    params = float(np.median(runs["num_params_dense"][rows]))
-    return {
-        "size": str(size),
-        "num_params_dense": params,
-        "num_runs": len(rows),
-        "num_seeds": len(cells.seeds),
-        "reference": reference,
-        "unit": "AUC-ROC points",
-        "cells": table,
-        "flips": flips,
-        "flip": flips[last] | {"composition": last} if last else None,
-    }
-
-
-def _flip(without: dict[str, Any], with_both: dict[str, Any], gap: dict[str, Any]) -> dict[str, Any]:
-    """Say whether isolation turned a loss into a gain: both signs resolved, opposite ways."""
-    lost, won = without["verdict"] == "resolved negative", with_both["verdict"] == "resolved positive"
-    if without["low"] is None:
-        verdict = "not tested (one seed)"
-    elif lost and won:
-        verdict = "isolation flipped the sign"
-    elif gap["verdict"] == "resolved positive":
-        verdict = "isolation helped but did not flip the sign"
-    elif gap["verdict"] == "resolved negative":
-        verdict = "isolation hurt"
-    else:
-        verdict = "isolation made no resolved difference"
-    return {"without": without, "with": with_both, "difference": gap, "verdict": verdict}

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.study import StudyResult
 from unisc.errors import InputError
-from unisc.scaling import Backtest, Bootstrap, Contract, Fit, Interval, bootstrap, fit, leave_largest_out, profile, summarise
+from unisc.scaling import Backtest, Bootstrap, Contract, Fit, Interval, bootstrap, fit, leave_largest_out, summarise
 
 LEVEL = 0.90
 # The expected loss, under the oracle's probabilities, has no label noise; realised loss is what real logs allow.
@@ -26,10 +26,14 @@ class Curve:
     loss: np.ndarray
     fit: Fit
     boot: Bootstrap | None
-    floor: Interval | None
     backtest: Backtest | None
     num_seeds: int
     num_cells: int
+
+    @property
+    def floor(self) -> Interval | None:
+        """The profile interval of E alone."""
+        return self.boot.profile("E", LEVEL) if self.boot else None
 
     @property
     def two_axes(self) -> bool:
@@ -102,7 +106,6 @@ def _curve(result: StudyResult, composition: str, metric: str, draws: int) -> Cu
         loss=loss,
         fit=found,
         boot=boot,
-        floor=profile(found, "E", LEVEL) if spare else None,
         backtest=backtest,
         num_seeds=len(np.unique(runs["seed"])),
         num_cells=num_cells,
@@ -130,18 +133,14 @@ def describe(curve: Curve, floor: float | None) -> dict[str, Any]:
     }
     if not curve.two_axes:
         targets = {name: targets[name] for name in ("largest", "10x_params")}
+    columns = list(zip(*targets.values(), strict=True))
+    found = curve.boot.predictions(*columns, level=LEVEL) if curve.boot else None
+    values = [one.to_json() for one in found] if found else [{"value": float(v)} for v in curve.fit.predict(*columns)]
     entry: dict[str, Any] = dict(summarise(curve.fit, curve.boot, LEVEL))
     for name in ("B", "beta"):
         entry.setdefault(name, {"value": None, "low": None, "high": None, "note": "not fitted: one data size"})
     entry |= curve.fit.to_json() | {"num_cells": curve.num_cells, "num_seeds": curve.num_seeds}
-    entry["predictions"] = {
-        name: (
-            curve.boot.prediction(*point, level=LEVEL).to_json()
-            if curve.boot
-            else {"value": float(curve.fit.predict(*point)[0])}
-        )
-        for name, point in targets.items()
-    }
+    entry["predictions"] = dict(zip(targets, values, strict=True))
     entry["floor"] = _floor(curve, floor)
     return entry
 

@@ -32,6 +32,18 @@ def interval(entry: Section, digits: int = 3, signed: bool = False) -> str:
     return f"{value} [{ends[0]}, {ends[1]}]"
 
 
+def point(value: float | None) -> str:
+    """Write a difference in points, to two decimals with its sign; None reads as n/a."""
+    return "n/a" if value is None else f"{value:+.2f}".replace("-", "−")
+
+
+def points(entry: Section) -> str:
+    """Write a difference in points with its interval."""
+    if entry.get("low") is None or entry.get("high") is None:
+        return f"{point(entry.get('value'))} (no interval)"
+    return f"{point(entry['value'])} [{point(entry['low'])}, {point(entry['high'])}]"
+
+
 def sample(entry: Section) -> str:
     """Write n and seeds."""
     seeds = entry["num_seeds"]
@@ -53,7 +65,7 @@ def headline(summary: Section) -> list[str]:
     if over["low"] is None:
         opening = (
             f"Not resolved: with one seed there is no interval. Scaling data and model together gained "
-            f"{number(over['value'], 3, True)} {unit} over scaling the model alone"
+            f"{point(over['value'])} {unit} over scaling the model alone"
         )
     else:
         answer = {
@@ -61,11 +73,11 @@ def headline(summary: Section) -> list[str]:
             "resolved negative": "No: scaling data and model together did worse than scaling the model alone, by",
             "unresolved": "Not resolved: the difference between scaling data and model together and scaling the model alone is",
         }[over["verdict"]]
-        opening = f"{answer} {interval(over, 3, True)} {unit}"
+        opening = f"{answer} {points(over)} {unit}"
     sentences = [
         f"{opening} ({span}; {base} to {composition} data; {sure}; {sample(over)}).",
-        f"The model alone gained {interval(joint['model'], 3, True)}, the data alone (at the smallest model) "
-        f"{interval(joint['data'], 3, True)}, both together {interval(joint['both'], 3, True)} {unit} ({sample(over)}).",
+        f"The model alone gained {points(joint['model'])}, the data alone (at the smallest model) "
+        f"{points(joint['data'])}, both together {points(joint['both'])} {unit} ({sample(over)}).",
         synergy_sentence(joint["synergy"], unit),
     ]
     if "reason" not in summary["interaction"]:
@@ -79,7 +91,7 @@ def synergy_sentence(entry: Section, unit: str) -> str:
         "resolved positive": "the two together gave more than the sum of each alone",
         "resolved negative": "the two together gave less than the sum of each alone",
     }.get(entry["verdict"], "whether the two together give more than their sum is not resolved")
-    return f"Synergy, both − model − data, is {interval(entry, 3, True)} {unit}: {meaning} ({sample(entry)})."
+    return f"Synergy, both − model − data, is {points(entry)} {unit}: {meaning} ({sample(entry)})."
 
 
 def interaction_sentence(entry: Section) -> str:
@@ -92,7 +104,7 @@ def interaction_sentence(entry: Section) -> str:
     test = ""
     if additive["p_value"] is not None:
         test = f"; F test over all compositions: {additive['verdict']}, p = {number(additive['p_value'], 2)}"
-    change = f"Per decade of dense parameters the gap changed by {interval(entry, 3, True)} points"
+    change = f"Per decade of dense parameters the gap changed by {points(entry)} points"
     return f"{change}: {meaning} ({sample(entry)}{test})."
 
 
@@ -141,8 +153,8 @@ def ablation_sentence(section: Section) -> str:
     verdict = f"{flip['verdict'][0].upper()}{flip['verdict'][1:]}"
     base, isolation = section["reference"].split("/")
     reference = f"{base} data ({'no' if isolation == 'none' else 'full'} isolation)"
-    changes = f"{interval(without, 3, True)} without isolation and {interval(both, 3, True)} with DREF and DAPGA"
-    difference = f"a difference of {interval(gap, 3, True)} {section['unit']}"
+    changes = f"{points(without)} without isolation and {points(both)} with DREF and DAPGA"
+    difference = f"a difference of {points(gap)} {section['unit']}"
     return (
         f"{verdict}: on {flip['composition']} data the change over {reference} is {changes}, {difference} "
         f"({sample(gap)}, {short(section['num_params_dense'])} dense parameters). The paper reports −0.43 and +0.32."
@@ -166,3 +178,87 @@ def real_sentence(section: Section) -> str:
     if against.get("low") is not None:
         by = f"; list by list the difference is {interval(against, 4, True)} (n = {against['num_requests']:,} lists)"
     return f"{text}, which {relation} the last-touched rule's {number(rule, 4)}{resolved}{by}."
+
+
+_VERDICTS = ("same sign", "opposite sign", "unresolved")
+
+
+def sign_count(what: str, count: Section) -> str:
+    """Say how many signs agree with the paper's, go against them, and are open."""
+    same, opposite, unresolved = (count[name] for name in _VERDICTS)
+    return f"{what} {same} have the same sign here, {opposite} the opposite one, and {unresolved} are unresolved."
+
+
+def law_metric(name: str) -> str:
+    """Return how a metric of the composition law is called."""
+    return "true clicks, all" if name.startswith("oracle_clicks") else "log loss, shown"
+
+
+def _cells(law: Section) -> str:
+    seeds = law["num_seeds"]
+    return f"n = {law['num_cells']} cells of {law['num_runs']} runs, {seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def exchange_sentence(law: Section) -> str:
+    """Say what each kind of sample is worth in exposed ones."""
+    rates = "; ".join(f"{kind} {interval(rate, 2)} ({rate['verdict']})" for kind, rate in law["rates"].items())
+    how = "with DREF and DAPGA" if law["isolation"] == "both" else "without isolation"
+    return f"One sample in exposed ones, by {law_metric(law['metric'])}, {how}: {rates} ({_cells(law)})."
+
+
+def exchange_interaction(law: Section) -> str:
+    """Say whether rates that change with the model explain more, and predict the largest size better."""
+    test, back = law["interaction"], law["backtest"]
+    how = "with DREF and DAPGA" if law["isolation"] == "both" else "without isolation"
+    name = law_metric(law["metric"])
+    degrees = f"{test['degrees'][0]}, {test['degrees'][1]}"
+    text = (
+        f"{name[0].upper()}{name[1:]}, {how}: rates that change with the model against fixed ones, F({degrees}) = "
+        f"{number(test['f_statistic'], 3)}, p = {number(test['p_value'], 2)} (likelihood ratio "
+        f"{number(test['likelihood_ratio'], 3)}, p = {number(test['likelihood_p_value'], 2)}): {test['verdict']} "
+        f"({_cells(law)})"
+    )
+    if not back:
+        return f"{text}."
+    better = "interacting" if back["interacting"] < back["additive"] else "additive"
+    return (
+        f"{text}. Without the largest size, the {better} law predicted it better: mean absolute error "
+        f"{number(back['additive'], 2)} additive, {number(back['interacting'], 2)} interacting, "
+        f"{number(back['carry_forward'], 2)} repeating the next smaller size ({back['num_train']} cells fitted, "
+        f"{back['num_held']} predicted)."
+    )
+
+
+def diversity_sentences(section: Section) -> list[str]:
+    """Say, over the mean of sizes, whether new kinds help at a fixed count and whether their volume does."""
+    said = {"auc_roc": "AUC-ROC of shown lists", "full_clicks": "true clicks of all candidates"}
+    out = []
+    for metric, name in said.items():
+        for composition, parts in section["by_metric"].get(metric, {}).items():
+            kinds, volume = parts["mean"]["diversity"], parts["mean"]["volume"]
+            out.append(
+                f"At the count of exposed data, {composition} data gain {points(kinds)} points of {name} over it "
+                f"({kinds['verdict']}), and the rest of their volume {points(volume)} ({volume['verdict']}; mean of sizes, "
+                f"{sample(kinds)})."
+            )
+    return out
+
+
+def abstract(summary: Section) -> list[str]:
+    """Return what follows the headline: exchange rates, their interaction, full lists, isolation, peers, as far as measured."""
+    out = []
+    for law in summary["composition_law"].get("laws", ()):
+        if law["isolation"] == "both":
+            out.append(exchange_sentence(law))
+    if out:
+        out.append(exchange_interaction(summary["composition_law"]["laws"][0]))
+    if "reason" not in summary["equal_counts"]:
+        out += [line for line in diversity_sentences(summary["equal_counts"]) if "searchified" in line]
+    if "flip" in summary["ablation"]:
+        out.append(ablation_sentence(summary["ablation"]))
+    counts = [part["count"] for part in summary["signs"].values() if "count" in part]
+    counts += [table["count"] for table in summary["peers"].get("budgets", {}).values() if "count" in table]
+    if counts:
+        total = {name: sum(one[name] for one in counts) for name in _VERDICTS}
+        out.append(sign_count(f"Of the paper's {sum(total.values())} signs that were tested", total))
+    return out

@@ -18,7 +18,23 @@ import tyro
 from matplotlib.figure import Figure
 
 from analysis import ablation as ablation_figure
-from analysis import effects, gain, laws, loss, predicted, real, sections, volumes
+from analysis import (
+    effects,
+    equal_counts,
+    exchange,
+    exchange_figure,
+    gain,
+    isolation,
+    laws,
+    loss,
+    peers,
+    predicted,
+    real,
+    sections,
+    signs,
+    volumes,
+    widths,
+)
 from analysis.study import StudyResult, load
 from unisc.errors import InputError, run_command
 from unisc.report import style
@@ -33,10 +49,14 @@ class Findings:
     summary: dict[str, Any]
     curves: Mapping[str, laws.Curve]
     gains: list[effects.Gain] | None
+    rates: list[exchange.Rates]
 
 
-def build(study: StudyResult, out_dir: Path, draws: int = 500) -> Path:
-    """Write the report of a study and return the path of its page; `draws` is the number of bootstrap refits a law."""
+def build(study: StudyResult, out_dir: Path, draws: int = 500, work: Path | None = None) -> Path:
+    """Write the report of a study and return the path of its page.
+
+    `draws` is the number of bootstrap refits a law, `work` the study's folder, from which extra sections are read.
+    """
     if not study.num_runs:
         raise InputError("the study has no finished run; run it to its end first")
     findings = analyse(study, draws)
@@ -44,13 +64,13 @@ def build(study: StudyResult, out_dir: Path, draws: int = 500) -> Path:
     figures = {name: style.save(fig, out_dir / "figures", name)["svg"] for name, fig in _draw(findings).items()}
     (out_dir / "summary.schema.md").write_text(_SCHEMA_FILE.read_text())
     pq.write_table(pa.table({name: pa.array(column.tolist()) for name, column in study.runs.items()}), out_dir / "runs.parquet")
-    page = sections.write(study, findings.summary, figures)
+    page = sections.write(study, findings.summary, figures, work)
     return page.write(out_dir, {"summary.json": findings.summary, "laws.json": _laws(findings.curves)})
 
 
 def build_from(study_dir: Path, out_dir: Path) -> Path:
     """Write the report of a study folder, see `build`."""
-    return build(load(study_dir), out_dir)
+    return build(load(study_dir), out_dir, work=study_dir)
 
 
 def analyse(study: StudyResult, draws: int = 500) -> Findings:
@@ -61,15 +81,17 @@ def analyse(study: StudyResult, draws: int = 500) -> Findings:
     fits: dict[str, Any] = {name: laws.describe(curve, oracle["log_loss"]) for name, curve in curves.items()}
     fits |= {name: {"reason": reason} | laws.unfitted(reason) for name, reason in reasons.items()}
     gains, gain_table = _gains(study)
+    rates, no_rates = exchange.fit_rates(study, draws)
+    of_cells, widened = effects.interactions(study), _or_reason(lambda: widths.compare(study))
     wall = facts.get("wall_seconds") or {}
     seconds = wall if isinstance(wall, Mapping) else {"total": wall}
     summary = {
-        "schema": 1,
+        "schema": 2,
         "preset": facts.get("preset"),
         "source": facts.get("source"),
         "domains": facts.get("domains"),
         "num_runs": study.num_runs,
-        "num_seeds": len(np.unique(study.runs["seed"])),
+        "num_seeds": len(np.unique(study.grid().runs["seed"])),
         "num_sizes": len(np.unique(study.grid().runs["size"])),
         "wall_seconds": seconds.get("total", sum(v for v in seconds.values() if isinstance(v, int | float)) or None),
         "stages": {name: value for name, value in seconds.items() if name != "total"},
@@ -82,13 +104,21 @@ def analyse(study: StudyResult, draws: int = 500) -> Findings:
         "gain": gain_table,
         "fit": fits,
         "held_out": {name: curve.backtest.to_json() for name, curve in curves.items() if curve.backtest},
-        **effects.interactions(study),
+        **of_cells,
         "full_lists": _or_reason(lambda: effects.full_lists(study)),
-        "ablation": _or_reason(lambda: effects.ablation(study)),
+        "composition_law": exchange.summarise(study, rates, no_rates),
+        "equal_counts": _or_reason(lambda: equal_counts.compare(study)),
+        "ablation": _or_reason(lambda: isolation.ablation(study)),
+        "widths": widened,
+        "peers": _or_reason(lambda: peers.compare(study)),
+        "signs": {
+            "scaling": signs.scaling(of_cells["synergy"], widened),
+            "ablation": _or_reason(lambda: signs.ablation(study)),
+        },
         "volumes": volumes.relative(facts.get("volumes") or {}),
         "real": real.summarise(study),
     }
-    return Findings(_plain(summary), curves, gains)
+    return Findings(_plain(summary), curves, gains, rates)
 
 
 def _oracle(study: StudyResult) -> dict[str, Any]:
@@ -137,6 +167,12 @@ def _draw(findings: Findings) -> dict[str, Figure]:
         drawn["loss"] = loss.draw(findings.curves, summary["oracle"]["log_loss"], summary["oracle"]["kind"] or "")
         tested = {name: curve.backtest for name, curve in findings.curves.items() if curve.backtest is not None}
         drawn["predicted"] = predicted.draw(tested) if tested else None
+    if "curves" in summary["widths"]:
+        drawn["widths"] = widths.draw(summary["widths"])
+    if findings.rates:
+        drawn["exchange"] = exchange_figure.draw(findings.rates)
+    if "by_metric" in summary["equal_counts"]:
+        drawn["equal_counts"] = equal_counts.draw(summary["equal_counts"])
     if "cells" in summary["ablation"]:
         drawn["ablation"] = ablation_figure.draw(summary["ablation"])
     if any(entry["relative"] for entry in summary["volumes"].values()):

@@ -4,7 +4,7 @@ The study folder holds `sweep/` (plan and records) and `study.json`. Columns of 
 
     fingerprint, study (grid, ablation, ...), size, composition, isolation             text
     fraction, seed, num_params_{dense,embedding,active}, num_examples, num_requests,
-    train_flops, wall_seconds, every `eval/...` metric                                 float64, NaN where a record has none
+    train_flops, wall_seconds, learning_rate, hfa_dim, gfa_dim, every `eval/...` metric float64, NaN where a record has none
 
 Keys of study.json, all optional: `preset`, `source` (marketplace or trivago), `domains`, `stationary` (whether the oracle's
 loss is irreducible), `oracle` {log_loss, auc_roc}, `volumes` {composition: {requests, samples, positives}}, `wall_seconds`
@@ -14,7 +14,7 @@ loss is irreducible), `oracle` {log_loss, auc_roc}, `volumes` {composition: {req
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ NUMBERS = (
     "num_requests",
     "train_flops",
     "wall_seconds",
+    "learning_rate",
+    "hfa_dim",
+    "gfa_dim",
 )
 _REQUIRED = ("composition", "size", "num_params_dense", "seed")
 ISOLATIONS = ("none", "dref", "dapga", "both")
@@ -42,10 +45,12 @@ ISOLATIONS = ("none", "dref", "dapga", "both")
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """Hold the run table, column by column (n,), and the facts about the study."""
+    """Hold the run table, column by column (n,), the facts about the study, and the settings that all runs of the grid "
+    "share."""
 
     runs: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_runs(self) -> int:
@@ -64,7 +69,7 @@ class StudyResult:
 
     def select(self, mask: np.ndarray) -> "StudyResult":
         """Return the study with the masked runs (n,) alone."""
-        return StudyResult({name: column[mask] for name, column in self.runs.items()}, self.facts)
+        return StudyResult({name: column[mask] for name, column in self.runs.items()}, self.facts, self.settings)
 
     def grid(self) -> "StudyResult":
         """Return the runs of the size x data x composition grid."""
@@ -110,7 +115,14 @@ def of_records(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
     runs["study"] = np.where(runs["study"] == "", "grid", runs["study"])
     runs["isolation"] = np.where(runs["isolation"] == "", "both", runs["isolation"])
     runs["fraction"] = np.where(np.isnan(runs["fraction"]), 1.0, runs["fraction"])
-    return StudyResult(runs, facts)
+    grid = [record for record, study in zip(records, runs["study"], strict=True) if study == "grid"]
+    return StudyResult(runs, facts, _shared(grid))
+
+
+def _shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the leaves of the configuration, by dotted key, in which all records agree."""
+    rows = [dict(_walk(record.get("config", {}), "")) for record in records]
+    return {key: value for key, value in rows[0].items() if all(row.get(key) == value for row in rows)} if rows else {}
 
 
 def _row(record: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from unisc.errors import InputError, run_command
-from unisc.scaling.command import FitOptions
+from unisc.fit_options import FitOptions
 
 
 def study(

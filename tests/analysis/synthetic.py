@@ -82,6 +82,74 @@ def _record(rng, study, size, fraction, composition, isolation, seed, slope, noi
     }
 
 
+RATES = {"exposed": 1.0, "unexposed": 0.2, "attributed": 0.5, "searchified": 0.3}
+WORTH = {"exposed": 0.0, "unexposed": 0.002, "attributed": 0.004, "searchified": 0.006}
+WIDTHS = {"xs": 4, "s": 8, "m": 12, "l": 18, "xl": 24, "xxl": 36}
+ZOO = {"dlrm": 0.0, "dcn": 0.002, "wukong": -0.002, "hiformer": 0.005, "hhsft": 0.008}
+
+
+def paper_records(seeds=(0, 1, 2), noise=1.0, interaction=0.0):
+    """Return records of everything the largest preset runs.
+
+    Planted: `RATES` of exchange in the loss, `interaction` added to the searchified rate by an e-fold of the parameters; a
+    sign flip without isolation; GFA's width worth twice HFA's; diversity worth `WORTH` at equal counts; `ZOO` over DLRM-MLP.
+    """
+    rng = np.random.default_rng(1)
+    out = records(seeds=seeds, ablation=False, noise=noise)
+    for size, composition, seed in itertools.product(("s", "m", "xl"), COMPOSITIONS, seeds):
+        for isolation in ("none", "dref", "dapga"):
+            out.append(_record(rng, "ablation", size, 1.0, composition, isolation, seed, 0.0, noise))
+    for size, composition, fraction in itertools.product(("s", "m", "xl"), COMPOSITIONS, FRACTIONS[:-1]):
+        out.append(_record(rng, "ablation", size, fraction, composition, "none", seeds[0], 0.0, noise))
+    for size, composition, seed in itertools.product(("s", "xl"), COMPOSITIONS[1:], seeds):
+        out.append(_record(rng, "volume", size, 1 / VOLUME[composition], composition, "both", seed, 0.0, noise))
+        out[-1]["metrics"]["eval/exposed/auc_roc_expected"] += WORTH[composition] - SHIFT[composition]
+    for grow, size, composition, seed in itertools.product(("hfa", "gfa"), ("m", "xl"), ("exposed", "searchified"), seeds):
+        one = _record(rng, f"grow-{grow}", size, 1.0, composition, "both", seed, 0.0, noise)
+        fixed = "gfa_dim" if grow == "hfa" else "hfa_dim"
+        one["config"]["model"] |= {fixed: WIDTHS["s"] * (2 if grow == "hfa" else 1)}
+        one["config"]["size"] = f"{grow}-{size}"
+        one["counts"]["num_params_dense"] = int(SIZES[size] * (0.5 if grow == "hfa" else 0.8))
+        one["metrics"]["eval/exposed/auc_roc_expected"] -= 0.006 if grow == "hfa" else 0.003
+        out.append(one)
+    for name, budget, seed in itertools.product(ZOO, ("flops", "params"), (*seeds, 9)):
+        for composition in ("exposed", "searchified") if budget == "flops" else ("exposed",):
+            if name == "hhsft" and budget == "params":
+                continue
+            for rate in (5e-4, 1.5e-3, 4.5e-3) if seed == 9 and composition == "exposed" else (1.5e-3,) if seed != 9 else ():
+                one = _record(rng, "rates" if seed == 9 else "peers", "m", 1.0, composition, "both", seed, 0.0, noise)
+                one["config"] |= {"size": f"{name}@{budget}", "train": {"learning_rate": rate}}
+                one["metrics"]["eval/exposed/log_loss_calibrated"] = 0.34 + 0.01 * abs(np.log(rate / 1.5e-3))
+                for metric in ("auc_roc_expected", "gauc"):
+                    one["metrics"][f"eval/exposed/{metric}"] += ZOO[name]
+                out.append(one)
+    for one in out:
+        _exchange(rng, one, noise, interaction)
+    return out
+
+
+def _exchange(rng, one, noise, interaction):
+    """Give a record of HHSFT the loss that the planted rates of exchange say, and the widths of its size."""
+    config, counts = one["config"], one["counts"]
+    if config["size"] in WIDTHS:
+        config["model"] = {"hfa_dim": WIDTHS[config["size"]], "gfa_dim": 2 * WIDTHS[config["size"]]} | config["model"]
+    base = counts["num_examples"] / VOLUME[config["composition"]]
+    added = {
+        "exposed": {},
+        "unexposed": {"unexposed": 2.0},
+        "attributed": {"attributed": 2.0},
+        "searchified": {"attributed": 2.0, "searchified": 2.0},
+    }[config["composition"]]
+    size = np.log(counts["num_params_dense"] / 30_000)
+    rate = RATES | {"searchified": RATES["searchified"] + interaction * size}
+    effective = base * (1 + sum(rate[kind] * share for kind, share in added.items()))
+    noisy = np.exp(4e-4 * noise * rng.standard_normal(2))
+    loss = FLOOR + 0.9 / counts["num_params_dense"] ** 0.42 + 2.4 / effective**0.36
+    one["metrics"]["eval/exposed/log_loss_expected"] = loss * noisy[0]
+    lacking = 0.2 + 4 / counts["num_params_dense"] ** 0.42 + 8 / effective**0.36
+    one["metrics"]["eval/full/oracle_clicks@5"] = 1 - lacking * noisy[1]
+
+
 FACTS = {
     "preset": "laptop",
     "source": "marketplace",
@@ -92,7 +160,7 @@ FACTS = {
         "exposed": {"requests": 30_100, "samples": 410_000, "positives": 21_000},
         "unexposed": {"requests": 30_100, "samples": 1_230_000, "positives": 21_000},
         "attributed": {"requests": 30_100, "samples": 1_230_000, "positives": 33_100},
-        "searchified": {"requests": 68_000, "samples": 2_100_000, "positives": 71_000},
+        "searchified": {"requests": 68_000, "samples": 2_050_000, "positives": 71_000},
     },
     "wall_seconds": {"marketplace": 21.0, "samples": 44.0, "sweep": 566.0, "total": 640.0},
     "machine": {"cores": 4, "memory": "16 GiB"},
@@ -103,6 +171,11 @@ FACTS = {
 def study(facts=None, **options) -> StudyResult:
     """Return a study of synthetic records."""
     return of_records(records(**options), FACTS | (facts or {}))
+
+
+def paper_study(facts=None, **options) -> StudyResult:
+    """Return a study of `paper_records`."""
+    return of_records(paper_records(**options), FACTS | {"preset": "paper"} | (facts or {}))
 
 
 def real_study(seeds=(0, 1, 2)) -> StudyResult:

@@ -11,7 +11,8 @@ from analysis.report import analyse, build
 from analysis.study import load
 from unisc.errors import InputError
 
-FIGURES = ("gain", "loss", "predicted", "ablation", "volumes")
+FIGURES = ("gain", "loss", "predicted", "exchange", "ablation", "volumes")
+PAPER_FIGURES = (*FIGURES, "widths", "equal_counts")
 
 
 class Wellformed(HTMLParser):
@@ -69,7 +70,7 @@ def test_the_first_paragraph_answers_the_question_with_its_interval(report, summ
     over = summary["synergy"]["joint_over_model"]
     assert over["verdict"] == "resolved positive" and over["low"] > 0
     assert answer[1].startswith("Yes: scaling data and model together beat scaling the model alone by +")
-    assert f"{over['low']:.3g}" in answer[1] and f"{over['high']:.3g}" in answer[1]
+    assert f"{over['low']:.2f}" in answer[1] and f"{over['high']:.2f}" in answer[1]
     assert "90% interval; n = 72 runs, 3 seeds" in answer[1]
 
 
@@ -132,10 +133,10 @@ def test_one_seed_is_reported_without_intervals_and_says_so(synthetic, tmp_path)
 def test_unresolved_and_negative_results_read_as_such(synthetic):
     from analysis import prose
 
-    noisy = analyse(synthetic.study(slope=0.0, noise=40.0, ablation=False), draws=20).summary
+    noisy = analyse(synthetic.study(slope=0.0, noise=40.0, ablation=False, fractions=(0.2, 1.0)), draws=20).summary
     assert prose.headline(noisy)[0].startswith("Not resolved: the difference")
     assert noisy["ablation"]["reason"] == "no ablation was run"
-    negative = analyse(synthetic.study(slope=-0.004), draws=20).summary
+    negative = analyse(synthetic.study(slope=-0.004, fractions=(1.0,)), draws=20).summary
     sentences = prose.headline(negative)
     assert sentences[0].startswith("No: scaling data and model together did worse")
     assert "less than the sum" in sentences[2] and "shrank as the model grew" in sentences[3]
@@ -166,12 +167,73 @@ def test_pages_tolerate_missing_pieces(synthetic, tmp_path, options):
 
 
 def test_an_incomplete_grid_still_makes_a_page(synthetic, tmp_path):
-    study = synthetic.study()
+    study = synthetic.study(fractions=(1.0,))
     lost = (study.runs["size"] == "xl") & (study.runs["composition"] == "attributed")
     page = build(study.select(~lost), tmp_path, draws=30)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["interaction"]["num_sizes"] == 5
     assert "Yes" in page.read_text()
+
+
+@pytest.fixture(scope="module")
+def paper_page(synthetic, tmp_path_factory):
+    """The page of a study of everything that the largest preset runs."""
+    return build(synthetic.paper_study(), tmp_path_factory.mktemp("paper"), draws=60)
+
+
+def test_a_page_of_everything_is_numbered_and_its_contents_lead_somewhere(paper_page):
+    page = paper_page.read_text()
+    parser = Wellformed()
+    parser.feed(page)
+    assert parser.open == [] and len(parser.ids) == len(set(parser.ids))
+    assert page.count("<svg") == len(PAPER_FIGURES)
+    links = re.findall(r'<li><a href="#([^"]+)">', page)
+    assert set(links) <= set(parser.ids) and len(links) == page.count("<h2 ") == 13
+    for kind in ("Figure", "Table"):
+        numbers = [int(number) for number in re.findall(rf"<b>{kind} (\d+)\.</b>", page)]
+        assert numbers == list(range(1, len(numbers) + 1)) and numbers
+    assert 'class="holds text">same sign' in page and 'class="look text">opposite sign' in page
+    assert "Not part of this study" not in page
+    assert "unisc study uniscale --preset paper" in page
+
+
+def test_what_was_not_run_is_said_under_limits(report):
+    page = (report / "index.html").read_text()
+    for part in ("widths grown alone", "equal counts", "the zoo at equal budgets"):
+        assert f"Not part of this study: {part} (" in page
+
+
+def test_every_comparison_of_the_abstract_carries_its_sample_and_interval(paper_page):
+    answer = re.search(r'<div class="answer">(.*?)</div>', paper_page.read_text(), re.DOTALL)
+    assert answer is not None
+    sentences = re.findall(r"<p>(.*?)</p>", answer[1])
+    assert len(sentences) > 9
+    for sentence in sentences[:-1]:  # The last one counts signs.
+        assert "n = " in sentence and re.search(r"\d seeds", sentence), sentence
+        assert "[" in sentence or "p = " in sentence, sentence
+    assert sentences[-1].startswith("Of the paper&#x27;s ")
+
+
+def test_other_modules_add_sections_to_the_page(synthetic, tmp_path, monkeypatch):
+    from analysis import extra
+
+    (tmp_path / "extra_for_test.py").write_text(
+        "from unisc.report.page import Page\n"
+        "def study_section(work):\n"
+        "    page = Page('')\n"
+        "    page.heading('Where pooling starts to hurt')\n"
+        "    page.table(['folder'], [[work.name]], caption='One more.')\n"
+        "    return page.body()\n"
+    )
+    (tmp_path / "silent_for_test.py").write_text("def study_section(work):\n    return None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(extra, "SECTIONS", ("extra_for_test", "silent_for_test", "not_there_for_test"))
+    study = synthetic.study(fractions=(1.0,), ablation=False)
+    page = build(study, tmp_path / "out", draws=30, work=tmp_path).read_text()
+    assert '<a href="#where-pooling-starts-to-hurt">Where pooling starts to hurt</a>' in page
+    numbers = [int(number) for number in re.findall(r"<b>Table (\d+)\.</b>", page)]
+    assert numbers == list(range(1, len(numbers) + 1)) and f'<td class="text">{tmp_path.name}</td>' in page
+    assert list(extra.sections(None)) == []
 
 
 def test_real_logs_get_their_own_section(synthetic, tmp_path):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.effects import ablation, cells_of
+from analysis.effects import cells_of
+from analysis.isolation import ablation
 from analysis.study import of_records
 from unisc.errors import InputError
 

@@ -56,3 +56,36 @@ def test_page_and_numbers_are_written_or_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file: cannot be written"):
         Page("p").write(tmp_path / "file", {})
+
+
+def test_sections_are_listed_and_numbered_once_contents_are_asked_for():
+    page = Page("t")
+    page.heading("Abstract")
+    page.contents()
+    page.heading("One & two")
+    page.heading("A part", 3)
+    html = page.html()
+    assert '<nav><ol><li><a href="#one-two">One &amp; two</a></li></ol></nav>' in html
+    assert "<main class=numbered>" in html and '<h2 class=plain id="abstract">' in html
+    assert "<nav" not in Page("t").html() and "class=numbered" not in Page("t").html()
+
+
+def test_sections_of_another_page_are_numbered_on():
+    page, other = Page("t"), Page("")
+    for one in (page, other):
+        one.figure(_drawn(), "A line.")
+        one.table(["a"], [[1]], caption="Numbers.")
+        one.table(["a"], [[1]])
+    page.add(other.body())
+    html = page.html()
+    assert re.findall(r"<b>(\w+ \d)\.</b>", html) == ["Figure 1", "Table 1", "Figure 2", "Table 2"]
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', html)) <= set(ids)
+    assert (page.figures, page.tables) == (2, 2)
+
+
+def test_values_with_intervals_stay_on_one_line_and_verdicts_are_set_off():
+    page = Page("t")
+    page.table(["x"], [["−1.16 [−1.80, −0.52]"], ["two [words, here]"], ["opposite sign"]], text=(0,))
+    assert page.parts[0].count('class="text value"') == 1 and '<td class="look text">opposite sign</td>' in page.parts[0]

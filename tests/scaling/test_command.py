@@ -1,6 +1,7 @@
 """`unisc fit` on somebody's table: what it writes, and one line for everything it cannot use."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -175,3 +176,9 @@ class TestBadInput:
         table["params"] = np.where(table["params"] > 1e5, table["params"] * 1e-9, table["params"])
         with pytest.raises(InputError, match=r"params jumps from .* give all runs in one unit"):
             fit_table(write(table), FitOptions(params_col="params", data_col="examples"))
+
+
+def test_the_command_line_lists_its_options_without_importing_what_fits():
+    code = "import sys, unisc.cli; print([name for name in sys.modules if name.split('.')[0] in ('numpy', 'scipy', 'jax')])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

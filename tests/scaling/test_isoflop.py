@@ -10,7 +10,7 @@ from unisc.errors import InputError
 from unisc.scaling.envelope import envelope
 from unisc.scaling.isoflop import isoflop
 from unisc.scaling.optimal import ln_optimal_size
-from unisc.scaling.power import power_law, weighted_power
+from unisc.scaling.optimum_law import power_law, weighted_power
 from unisc.scaling.runs import Runs
 from unisc.scaling.valley import Parabola, valley_noise
 

@@ -43,12 +43,20 @@ figure { margin: 1rem 0; }
 figure .paper { background: #ffffff; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; overflow-x: auto; }
 figure svg { display: block; width: 100%; min-width: 34rem; height: auto; margin: 0 auto; }
 figcaption { margin-top: .4rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; }
+.caption { color: var(--soft); font-size: .86rem; margin: 1.1rem 0 -.3rem; max-width: none; }
+nav ol { columns: 2 20rem; margin: .3rem 0; padding-left: 1.4rem; font-size: .92rem; }
+nav a { color: var(--accent); text-decoration: none; } nav a:hover { text-decoration: underline; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; overflow-x: auto; }
+main.numbered { counter-reset: part; }
+main.numbered h2:not(.plain) { counter-increment: part; }
+main.numbered h2:not(.plain)::before { content: counter(part) ". "; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; margin: .7rem 0; }
 .scroll.tall { max-height: 34rem; }
 table { border-collapse: collapse; width: 100%; font-size: .84rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { background: var(--card); font-weight: 600; }
-td:not(.text), .tall th, .tall td { white-space: nowrap; }
+td:not(.text), td.value, .tall th, .tall td { white-space: nowrap; }
 .tall th { position: sticky; top: 0; cursor: pointer; }
 th.text, td.text { text-align: left; }
 tr:last-child td { border-bottom: 0; }
@@ -59,6 +67,12 @@ tr:last-child td { border-bottom: 0; }
   table { font-size: 7.5pt; } .tall th { position: static; } th, td { padding: .15rem .3rem; }
 }
 """.strip()
+
+_CONTENTS = "<!-- contents -->"
+_WORDS = {"holds": "holds", "look": "look", "same sign": "holds", "opposite sign": "look"}
+"""Cells that are set off, and how."""
+_VALUE = re.compile(r"[+−]?[\d.,e−]+ \[[^ ]+, [^ ]+\]$")
+"""A value with its interval, which stays on one line."""
 
 # Sorting is a convenience: without scripts the table reads the same in its first order.
 _SORT = """
@@ -74,16 +88,51 @@ document.querySelectorAll(".tall table").forEach(table => table.querySelectorAll
 
 @dataclass(slots=True)
 class Page:
-    """The parts of a page in order; every text given is escaped, figures are our own SVG."""
+    """The parts of a page in order; every text given is escaped, figures are our own SVG.
+
+    Figures are numbered, and tables that have a caption. Once `contents` was called sections are numbered, too.
+    """
 
     title: str
     parts: list[str] = field(default_factory=list)
     figures: int = 0
+    tables: int = 0
+    numbered: bool = False
 
-    def heading(self, text: str) -> None:
-        """Start a section."""
+    def heading(self, text: str, level: int = 2) -> None:
+        """Start a section, or with level 3 a part of one."""
         anchor = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-        self.parts.append(f'<h2 id="{anchor}">{escape(text)}</h2>')
+        self.parts.append(f'<h{level} id="{anchor}">{escape(text)}</h{level}>')
+
+    def contents(self) -> None:
+        """Put the list of sections here, and number them; sections before it are not in it."""
+        self.numbered = True
+        self.parts.append(_CONTENTS)
+
+    def code(self, text: str) -> None:
+        """Add lines to be typed."""
+        self.parts.append(f"<pre><code>{escape(text)}</code></pre>")
+
+    def add(self, html: str) -> None:
+        """Add sections that another page wrote (`body`); its figures and tables take their numbers from this one."""
+        found = [[int(n) for n in re.findall(rf'id="{kind}-(\d+)"', html)] for kind in ("figure", "table")]
+        for kind, before in (("Figure", self.figures), ("Table", self.tables)):
+            html = _shifted(html, rf"(<b>{kind} )(\d+)(\.</b>)", before)
+            html = _shifted(html, rf'(id="{kind.lower()}-)(\d+)(")', before)
+        html = _shifted(html, r'((?:id="|url\(#|href="#)f)(\d+)(-)', self.figures)
+        self.figures += max(found[0], default=0)
+        self.tables += max(found[1], default=0)
+        self.parts.append(html)
+
+    def body(self) -> str:
+        """Return the parts as HTML, without a document around them."""
+        html = "\n".join(self.parts)
+        if _CONTENTS not in html:
+            return html
+        before, after = html.split(_CONTENTS)
+        links = re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', after)
+        items = "".join(f'<li><a href="#{anchor}">{text}</a></li>' for anchor, text in links)
+        return f"{before.replace('<h2 ', '<h2 class=plain ')}<nav><ol>{items}</ol></nav>{after}"
 
     def text(self, *paragraphs: str, kind: str = "") -> None:
         """Add paragraphs; `kind` "facts" or "note" sets them small."""
@@ -100,12 +149,23 @@ class Page:
         self.parts.append("<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>")
 
     def table(
-        self, header: Sequence[str], rows: Iterable[Sequence[Cell]], *, text: Collection[int] = (0,), sortable: bool = False
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[Cell]],
+        *,
+        text: Collection[int] = (0,),
+        sortable: bool = False,
+        caption: str = "",
     ) -> None:
-        """Add a table; columns numbered in `text` align left, cells "holds" and "look" are set off.
+        """Add a table; columns numbered in `text` align left, cells whose word says how a check went are set off.
 
-        A `sortable` table is sorted by a click on a column's head, and scrolls within a box where it is long.
+        A `sortable` table is sorted by a click on a column's head, and scrolls within a box where it is long. One with a
+        `caption` gets a number.
         """
+        if caption:
+            self.tables += 1
+            label = f"<b>Table {self.tables}.</b> {escape(caption)}"
+            self.parts.append(f'<p class="caption" id="table-{self.tables}">{label}</p>')
         head = "".join(f"<th{_classes(name, column in text)}>{escape(name)}</th>" for column, name in enumerate(header))
         body = "".join("<tr>" + "".join(_cell(c, column in text) for column, c in enumerate(row)) + "</tr>" for row in rows)
         kind = "scroll tall" if sortable else "scroll"
@@ -139,10 +199,14 @@ class Page:
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n'
             f"<title>{escape(self.title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
-            f"<body>\n<main>\n<h1>{escape(self.title)}</h1>\n"
-            + "\n".join(self.parts)
+            f"<body>\n<main{' class=numbered' if self.numbered else ''}>\n<h1>{escape(self.title)}</h1>\n"
+            + self.body()
             + f"\n</main>\n<script>\n{_SORT}\n</script>\n</body>\n</html>\n"
         )
+
+
+def _shifted(html: str, pattern: str, by: int) -> str:
+    return re.sub(pattern, lambda found: f"{found[1]}{int(found[2]) + by}{found[3]}", html)
 
 
 def _cell(cell: Cell, text: bool) -> str:
@@ -155,7 +219,8 @@ def _cell(cell: Cell, text: bool) -> str:
 
 
 def _classes(shown: str, text: bool) -> str:
-    classes = ([shown] if shown in ("holds", "look") else []) + (["text"] if text else [])
+    classes = ([_WORDS[shown]] if shown in _WORDS else []) + (["text"] if text else [])
+    classes += ["value"] if _VALUE.match(shown) else []
     return f' class="{" ".join(classes)}"' if classes else ""
 
 

@@ -133,6 +133,8 @@ def save(fig: Figure, folder: Path, name: str) -> dict[str, Path]:
     """Write a figure as PNG, SVG and PDF, close it, and return the paths by format."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
+    fig.draw_without_rendering()  # Laid out once for all formats, which takes longer than drawing.
+    fig.set_layout_engine("none")
     for kind in FORMATS:
         paths[kind] = folder / f"{name}.{kind}"
         fig.savefig(paths[kind], dpi=170, metadata=_BLANK[kind])

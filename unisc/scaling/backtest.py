@@ -3,19 +3,19 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 
 from unisc.errors import InputError
+from unisc.fit_options import Holdout
 from unisc.scaling.bootstrap import bootstrap
 from unisc.scaling.contract import Contract
 from unisc.scaling.fit import Fit, axis_labels, fit, law_named
 from unisc.scaling.laws import Law
 from unisc.scaling.table import check_table
 
-Holdout = Literal["size", "data", "either", "both", "compute"]
-HOLDOUTS: tuple[Holdout, ...] = ("size", "data", "either", "both", "compute")
+HOLDOUTS: tuple[Holdout, ...] = get_args(Holdout)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

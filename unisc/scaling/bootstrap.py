@@ -63,13 +63,19 @@ class Bootstrap:
     def _can_profile(self) -> bool:
         return degrees_of_freedom(self.fit) > 0
 
+    @property
+    def _free(self) -> list[str]:
+        return [n for n, low, high in zip(self.fit.law.names, self.fit.lower, self.fit.upper, strict=True) if low < high]
+
     def _profiles(self, level: float) -> dict[str, Profile]:
         """The profiles of all free parameters by name."""
         if level not in self._found:
-            found = profiles(self.fit, level=level)
-            free = [n for n, low, high in zip(self.fit.law.names, self.fit.lower, self.fit.upper, strict=True) if low < high]
-            self._found[level] = dict(zip(free, found, strict=True))
+            self._found[level] = dict(zip(self._free, profiles(self.fit, level=level), strict=True))
         return self._found[level]
+
+    def profile(self, name: str, level: float = 0.90) -> Interval:
+        """Return the profile interval of a free natural parameter alone, whatever the draws say."""
+        return self._profiles(level)[name].interval
 
     def interval(self, name: str, level: float = 0.90, method: Method = "profile") -> Interval:
         """Return the interval of a natural parameter; an end that no data hold back is open."""
@@ -158,13 +164,22 @@ class Bootstrap:
         `backtest` widens it by how far earlier extrapolations of this law on this table missed theirs (see `extrapolation`).
         """
         grid = points(axes)
+        interval = self._intervals(grid, level, method)[0]
+        return interval if backtest is None else backtest.widen(self.fit, interval, grid[:, 0])
+
+    def predictions(self, *axes, level: float = 0.90, method: Method = "profile") -> list[Interval]:
+        """Return the intervals of the law's mean at sizes (n,) given axis by axis, traced in one program."""
+        return self._intervals(points(axes), level, method)
+
+    def _intervals(self, grid: np.ndarray, level: float, method: Method) -> list[Interval]:
         low, high, stretched = self._ends(grid, level, method)
         label = f"{self.method}, {method}"
         if method == "profile" and self._can_profile:
             label = f"profile as wide as the {self.method}" if stretched.any() else "profile"
-        value = float(self.fit.predict(*axes)[0])
-        interval = Interval(value=value, low=float(low[0]), high=float(high[0]), level=level, method=label)
-        return interval if backtest is None else backtest.widen(self.fit, interval, grid[:, 0])
+        return [
+            Interval(value=float(value), low=float(below), high=float(above), level=level, method=label)
+            for value, below, above in zip(self.fit.predict(*grid), low, high, strict=True)
+        ]
 
     def band(self, *axes, level: float = 0.90, method: Method = "profile") -> tuple[np.ndarray, np.ndarray]:
         """Return pointwise lower and upper predictions (n,) along sizes given axis by axis."""
@@ -182,31 +197,36 @@ class Bootstrap:
             low, high = 2 * here - high, 2 * here - low
         elif method == "profile" and self._can_profile:
             wanted = high - low
-            low, high = _likely(fit, grid, here, level)
+            low, high = self._likely(grid, here, level)
             times = self._times([], grid, wanted, high - low, level)
             low, high = here + times * (low - here), here + times * (high - here)
         ends = fit.contract.to_metric(link.inverse(np.stack([low, high])))
         return ends.min(axis=0), ends.max(axis=0), times != 1.0
 
+    def _likely(self, grid: np.ndarray, here: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest predictions (n,), in the contract's space, of laws not significantly worse."""
+        fit = self.fit
+        _, first = np.unique(here, return_index=True)
+        chosen = first[np.linspace(0, len(first) - 1, min(len(first), _TRACED)).round().astype(int)]
+        # Parameters, whose profiles say how flat the objective is, are traced in the same program where they were not yet.
+        together = None if level not in self._found else []
+        found = profiles(fit, together, grid[:, chosen], level=level)
+        if together is None:
+            of_parameters, found = found[: -len(chosen)], found[-len(chosen) :]
+            self._found[level] = dict(zip(self._free, of_parameters, strict=True))
+        members = np.concatenate([fit.theta[None], *[p.theta[p.statistic <= p.limit] for p in found]])
+        with np.errstate(all="ignore"):
+            along = fit.contract.link(fit.law.predict(members, grid))
+        low, high = along.min(axis=0), along.max(axis=0)
+        for column, of in zip(chosen, found, strict=True):
+            ends = fit.contract.link(fit.contract.to_loss(np.array([of.interval.low, of.interval.high], float)))
+            same = here == here[column]
+            low[same], high[same] = np.minimum(low[same], ends.min()), np.maximum(high[same], ends.max())
+        return low, high
+
     def standard_errors(self) -> dict[str, float]:
         """Return the standard deviation of each natural parameter over the refits."""
         return dict(zip(self.fit.law.names, map(float, self.fit.law.natural(self.draws).std(axis=0)), strict=True))
-
-
-def _likely(fit: Fit, grid: np.ndarray, here: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and highest predictions (n,), in the contract's space, of laws not significantly worse than the fit."""
-    _, first = np.unique(here, return_index=True)
-    chosen = first[np.linspace(0, len(first) - 1, min(len(first), _TRACED)).round().astype(int)]
-    found = profiles(fit, [], grid[:, chosen], level=level)
-    members = np.concatenate([fit.theta[None], *[p.theta[p.statistic <= p.limit] for p in found]])
-    with np.errstate(all="ignore"):
-        along = fit.contract.link(fit.law.predict(members, grid))
-    low, high = along.min(axis=0), along.max(axis=0)
-    for column, of in zip(chosen, found, strict=True):
-        ends = fit.contract.link(fit.contract.to_loss(np.array([of.interval.low, of.interval.high], float)))
-        same = here == here[column]
-        low[same], high[same] = np.minimum(low[same], ends.min()), np.maximum(high[same], ends.max())
-    return low, high
 
 
 def _scale_of(fit: Fit, column: int) -> tuple[Callable, Callable]:

@@ -20,105 +20,27 @@ tournament     with `law` "all": the ranking (`Tournament`)
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from unisc.config import to_plain
 from unisc.errors import InputError
-from unisc.scaling.backtest import Backtest, Holdout, held_out, leave_largest_out
+from unisc.fit_options import FitOptions, Holdout
+from unisc.scaling.backtest import Backtest, held_out, leave_largest_out
 from unisc.scaling.bootstrap import Bootstrap, bootstrap
-from unisc.scaling.contract import Contract
 from unisc.scaling.extrapolation import Extrapolation, extrapolation
-from unisc.scaling.fit import Fit, axis_labels, fit, law_named
+from unisc.scaling.fit import Fit, fit, law_named
 from unisc.scaling.intervals import Interval, summarise
-from unisc.scaling.links import Space
 from unisc.scaling.planning import Plan, plan
-from unisc.scaling.read import RunTable, read_table, refuse_duplicates, refuse_mixed_units
+from unisc.scaling.prepare import Prepared, labels_of, prepare
 from unisc.scaling.tournament import Tournament, tournament
 from unisc.scaling.verdict import concerns
 
+__all__ = ["FitOptions", "Outcome", "fit_table"]
+
 HELD_SHARE = 0.1
 """Share of the runs that a backtest holds out at least, where nothing else was asked for."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitOptions:
-    """How to read a run table and what to fit to it."""
-
-    law: str = "chinchilla"
-    """law by name, or `all` for a tournament of every law that the columns allow"""
-    params_col: str | None = None
-    """column of model sizes, N"""
-    data_col: str | None = None
-    """column of examples or tokens, D; without it D = C / (k N) where a compute column is given"""
-    compute_col: str | None = None
-    """column of training FLOPs, C; an axis of its own where there is no column of sizes"""
-    unique_col: str | None = None
-    """column of distinct examples, U, for data_constrained"""
-    embedding_col: str | None = None
-    """column of embedding parameters, V, for three_axes"""
-    loss_col: str | None = None
-    """column of losses as an axis, for task_from_loss"""
-    origin_cols: tuple[str, ...] = ()
-    """columns of examples by origin, the currency first, for composition"""
-    metric_col: str = "loss"
-    """column that is fitted"""
-    se_col: str | None = None
-    """column of the metric's standard errors"""
-    weight_col: str | None = None
-    """column of weights of the runs"""
-    cluster_col: str | None = None
-    """column whose equal values share an error: seeds of one cell, days, architectures"""
-    where: tuple[str, ...] = ()
-    """keep rows by COLUMN=VALUE; may be given several times"""
-    better: Literal["lower", "higher"] = "lower"
-    """whether a lower or a higher metric is better"""
-    bounds: tuple[float, float] | None = None
-    """least and largest value of the metric, such as 0.5 1 for AUC-ROC"""
-    space: Space = "log"
-    """where residuals are measured: loss, log, or logit (with --bounds)"""
-    loss: Literal["huber", "squared", "absolute"] = "huber"
-    """loss of a residual"""
-    huber_delta: float = 1e-3
-    """residual at which Huber's loss turns from square to straight"""
-    drop_highest: int = 0
-    """leave out this many of the worst runs"""
-    fix: tuple[str, ...] = ()
-    """hold a parameter at a value, like E=1.69; may be given several times"""
-    flops_factor: float = 6.0
-    """k in C = k N D"""
-    bootstrap: int = 1000
-    """resamples for the intervals; 0 for none"""
-    level: float = 0.90
-    """level of the intervals"""
-    holdout_by: Holdout = "compute"
-    """what a backtest holds out the largest of"""
-    holdout_largest: int = 0
-    """how many of the largest sizes, data sizes or budgets are held out; as many as hold a tenth of the runs if not given"""
-    target: tuple[str, ...] = ()
-    """predict here, like N=7e10,D=1.4e12; may be given several times"""
-    budget: float | None = None
-    """FLOPs for the next runs: which of them shrink the interval at the target most"""
-    seed: int = 0
-    """of the resamples"""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The columns of a table that a fit takes: axes (n,) by label, metric (n,), and what goes with the runs."""
-
-    table: RunTable
-    columns: Mapping[str, str]
-    axes: Mapping[str, np.ndarray]
-    origins: tuple[str, ...]
-    metric: np.ndarray
-    weights: np.ndarray | None
-    se: np.ndarray | None
-    clusters: np.ndarray | None
-    contract: Contract
-    num_read: int
-    options: FitOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +102,7 @@ def fit_table(path: Path, options: FitOptions) -> Outcome:
         ranking = tournament(prepared.axes, prepared.metric, contract=prepared.contract, origins=prepared.origins)
         law = next(entry.name for entry in ranking.entries if entry.fit is not None)
     form = law_named(law)
-    labels = _labels(law, form.axes, form.any_axes, prepared)
+    labels = labels_of(law, form.axes, form.any_axes, prepared)
     columns = [prepared.axes[label] for label in labels]
     fixed = dict(_assignment(text, "--fix") for text in options.fix)
     settings: dict[str, Any] = {"contract": prepared.contract, "weights": prepared.weights, "se": prepared.se}
@@ -214,105 +136,6 @@ def fit_table(path: Path, options: FitOptions) -> Outcome:
         concerns=concerns(found, intervals, backtest),
         ranking=ranking,
     )
-
-
-def prepare(path: Path, options: FitOptions) -> Prepared:
-    """Read a table's columns as the options name them."""
-    table = read_table(path)
-    refuse_duplicates(table)
-    num_read = table.num_runs
-    for text in options.where:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--where {text}: not understood; write it like config=tuned")
-        table = table.where(name, value)
-    if options.drop_highest < 0:
-        raise InputError(f"--drop-highest {options.drop_highest}: must be 0 or more")
-    if options.drop_highest:
-        table = _trimmed(table, options)
-    axes: dict[str, np.ndarray] = {}
-    columns: dict[str, str] = {}
-    for label, name in (
-        ("N", options.params_col),
-        ("V", options.embedding_col),
-        ("D", options.data_col),
-        ("U", options.unique_col),
-        ("loss", options.loss_col),
-    ):
-        if name is not None:
-            axes[label], columns[label] = table.numbers(name), name
-    if options.compute_col is not None and "D" not in axes:
-        compute = table.numbers(options.compute_col)
-        if "N" in axes:
-            axes["D"] = compute / (options.flops_factor * axes["N"])
-            columns["D"] = f"{options.compute_col} / ({options.flops_factor:g} {options.params_col})"
-        else:
-            axes["C"], columns["C"] = compute, options.compute_col
-    for name in options.origin_cols:
-        axes[name], columns[name] = table.numbers(name), name
-    if not axes:
-        raise InputError("no axis; name a column of sizes (--params-col), of data (--data-col) or of FLOPs (--compute-col)")
-    for label, values in axes.items():
-        refuse_mixed_units(table, columns[label], values)
-    clusters = None
-    if options.cluster_col is not None:
-        clusters = np.unique(table.words(options.cluster_col).astype(str), return_inverse=True)[1]
-    lower, upper = options.bounds or (None, None)
-    contract = Contract(
-        space=options.space,
-        loss=options.loss,
-        huber_delta=options.huber_delta,
-        trimming=f"{options.drop_highest} worst runs" if options.drop_highest else "none",
-        params_counted=columns.get("N", ""),
-        data_counted=columns.get("D", ", ".join(options.origin_cols)),
-        flops_counted=options.compute_col or "",
-        metric=options.metric_col,
-        better=options.better,
-        lower=lower,
-        upper=upper,
-    )
-    return Prepared(
-        table=table,
-        columns=columns,
-        axes=axes,
-        origins=options.origin_cols,
-        metric=table.numbers(options.metric_col),
-        weights=table.numbers(options.weight_col) if options.weight_col else None,
-        se=table.numbers(options.se_col) if options.se_col else None,
-        clusters=clusters,
-        contract=contract,
-        num_read=num_read,
-        options=options,
-    )
-
-
-def _trimmed(table: RunTable, options: FitOptions) -> RunTable:
-    metric = table.numbers(options.metric_col)
-    if options.drop_highest >= len(metric):
-        raise InputError(f"--drop-highest {options.drop_highest}: the table has {len(metric)} runs; drop fewer")
-    worst = np.argsort(metric if options.better == "lower" else -metric, kind="stable")[::-1][: options.drop_highest]
-    keep = np.ones(len(metric), bool)
-    keep[worst] = False
-    return table.take(keep)
-
-
-def _labels(law: str, axes: tuple[str, ...], any_axes: bool, prepared: Prepared) -> tuple[str, ...]:
-    """Return which of the table's axes the law takes."""
-    given = tuple(label for label in prepared.axes if label not in prepared.origins)
-    if law.startswith("composition"):
-        if len(prepared.origins) < 2:
-            raise InputError(f"law {law!r} needs examples by origin; name two columns or more with --origin-cols")
-        return ("N", *prepared.origins)
-    if any_axes:
-        return given
-    if len(axes) == 1 and axes != ("loss",):
-        if len(given) != 1:
-            raise InputError(f"law {law!r} takes one axis, and the table gives {', '.join(given)}; name one column")
-        return given
-    if missing := [axis for axis in axes if axis not in prepared.axes]:
-        flags = {"N": "--params-col", "D": "--data-col", "U": "--unique-col", "V": "--embedding-col", "loss": "--loss-col"}
-        raise InputError(f"law {law!r} needs {missing[0]}; name its column with {flags[missing[0]]}")
-    return axis_labels(law_named(law), len(axes), axes)
 
 
 def _backtest(

@@ -19,7 +19,7 @@ from unisc.scaling.fit import Fit, fit
 from unisc.scaling.intervals import Interval
 from unisc.scaling.isoflop import IsoFlop, isoflop
 from unisc.scaling.optimal import Surface, ln_optimal_size
-from unisc.scaling.power import PowerLaw, weighted_power
+from unisc.scaling.optimum_law import PowerLaw, weighted_power
 from unisc.scaling.runs import Runs
 from unisc.scaling.valley import READINGS, Parabola, locate
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from unisc.errors import InputError
-from unisc.scaling.power import PowerLaw, power_law, weighted_power
+from unisc.scaling.optimum_law import PowerLaw, power_law, weighted_power
 from unisc.scaling.runs import Runs, find_budgets
 
 _CURVE_POINTS = 100  # Compute values at which training curves are compared.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unisc.errors import InputError
-from unisc.scaling.power import PowerLaw, power_law
+from unisc.scaling.optimum_law import PowerLaw, power_law
 from unisc.scaling.runs import Runs, find_budgets
 from unisc.scaling.valley import READINGS, Parabola, Valley, read_valley, valley_noise
 

@@ -1,12 +1,13 @@
 """Where residuals are measured: on the loss, on its logarithm, or on the logit of its share of the largest there can be."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 
-Space = Literal["loss", "log", "logit"]
-SPACES: tuple[Space, ...] = ("loss", "log", "logit")
+from unisc.fit_options import Space
+
+SPACES: tuple[Space, ...] = get_args(Space)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ import numpy as np
 from unisc.errors import InputError
 from unisc.scaling.bootstrap import Bootstrap
 from unisc.scaling.fit import Fit
-from unisc.scaling.intervals import Interval
-from unisc.scaling.power import percentile_interval
+from unisc.scaling.intervals import Interval, percentile_interval
 
 Path = Literal["optimal"] | float  # How data go with size: compute-optimally, or so many examples a parameter.
 

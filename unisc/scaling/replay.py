@@ -18,7 +18,7 @@ from unisc.scaling.bootstrap import bootstrap
 from unisc.scaling.contract import Contract
 from unisc.scaling.fit import fit
 from unisc.scaling.isoflop import isoflop
-from unisc.scaling.power import weighted_power
+from unisc.scaling.optimum_law import weighted_power
 from unisc.scaling.profile import profile
 from unisc.scaling.read import RunTable, read_table
 from unisc.scaling.runs import Runs

@@ -9,9 +9,8 @@ from unisc.errors import InputError
 from unisc.scaling.bootstrap import bootstrap
 from unisc.scaling.contract import Contract
 from unisc.scaling.fit import Fit, fit
-from unisc.scaling.intervals import Interval
+from unisc.scaling.intervals import Interval, percentile_interval
 from unisc.scaling.optimal import Path, Surface, compute_to_reach, ln_optimal_size, loss_along
-from unisc.scaling.power import percentile_interval
 from unisc.scaling.solve import solve
 
 

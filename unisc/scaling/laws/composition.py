@@ -8,12 +8,13 @@ composition, which is none where every k_k is zero.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from unisc.errors import InputError
-from unisc.scaling.laws.base import Law, Parameter, exp
+from unisc.scaling.laws.base import Evaluation, Law, Parameter, exp
 from unisc.scaling.laws.power import Chinchilla
 
 LEAST, MOST = -2.0, 20.0
@@ -57,24 +58,58 @@ class Composition(Law):
         return (*self.base.parameters, *rates, *slopes)
 
     def value_and_gradient(self, theta: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        floor, of_size, of_data, size, along = self._terms(theta, axes)
+        value = np.where(np.isfinite(along[:, 1]), floor + of_size + of_data, np.inf)
+        with np.errstate(invalid="ignore"):
+            data = of_data[:, None] * np.nan_to_num(along)
+        zero = np.zeros_like(value)
+        slopes = np.stack(np.broadcast_arrays(floor + zero, of_size, data[:, 0], -of_size * size, data[:, 1]), axis=1)
+        return value, np.concatenate([slopes, data[:, 2:]], axis=1).swapaxes(1, 2)
+
+    def evaluate(self, theta: np.ndarray, axes: np.ndarray) -> Evaluation:
+        return Evaluation(*self.value_and_gradient(theta, axes), partial(self._bend, theta, axes))
+
+    def _terms(self, theta: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the law's terms (S, n), ln size (n,), and the slopes (S, 2 + rates, n) of the logarithm of the data term.
+
+        These are by B, beta, and the rates. Without effective data that by beta is infinite: no such point is ever accepted.
+        """
         others = len(axes) - 2
         size = np.log(axes[0]) - self.base.centres[0]
         rates = theta[:, 5 : 5 + others, None]
         if self.by_size:
             rates = rates + theta[:, 5 + others :, None] * size
         effective = axes[1] + (rates * axes[2:]).sum(axis=1)
-        # No effective data, no finite loss: such a point is never accepted as a step.
         known = effective > 0
-        data = np.log(np.where(known, effective, 1.0)) - self.base.centres[1]
+        held = np.where(known, effective, 1.0)
+        data = np.where(known, np.log(held) - self.base.centres[1], -np.inf)
         floor, of_size = np.exp(theta[:, 0, None]), exp(theta[:, 1, None] - theta[:, 3, None] * size)
-        of_data = exp(theta[:, 2, None] - theta[:, 4, None] * data)
-        pull = -theta[:, 4, None] * of_data / np.where(known, effective, 1.0)
-        by_rate = pull[:, None] * axes[2:]
-        slopes = [floor, of_size, of_data, -of_size * size, -of_data * data]
-        gradient = np.stack(np.broadcast_arrays(*slopes), axis=1)
-        parts = [gradient, by_rate, by_rate * size] if self.by_size else [gradient, by_rate]
-        value = np.where(known, floor + of_size + of_data, np.inf)
-        return value, np.concatenate(parts, axis=1).swapaxes(1, 2)
+        of_data = exp(theta[:, 2, None] - theta[:, 4, None] * np.where(known, data, 0.0))
+        share = -theta[:, 4, None, None] * axes[2:] / held[:, None]
+        shares = [share, share * size] if self.by_size else [share]
+        along = np.concatenate([np.ones_like(data)[:, None], -data[:, None], *shares], axis=1)
+        return floor, of_size, of_data, size, along
+
+    def _bend(self, theta: np.ndarray, axes: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return the weighted sum (S, P, P) over runs of the second derivatives."""
+        floor, of_size, of_data, size, along = self._terms(theta, axes)
+        # A slope by a rate is a share of the effective data times -beta, and none where beta is zero.
+        along, beta = np.nan_to_num(along, posinf=0.0, neginf=0.0), theta[:, 4, None, None]
+        count = theta.shape[1]
+        out = np.zeros((len(theta), count, count))
+        out[:, 0, 0] = (weight * floor).sum(axis=1)
+        for row, column, factor in ((1, 1, np.ones_like(size)), (1, 3, -size), (3, 3, size**2)):
+            out[:, row, column] = out[:, column, row] = (weight * of_size * factor).sum(axis=1)
+        # Of the exponential of a sum g: e^g (g' g' + g''). Of g only ln of the effective data bends, and beta multiplies it.
+        weighted = (weight * of_data)[:, None] * along
+        block = weighted @ along.swapaxes(1, 2)
+        block[:, 2:, 2:] += weighted[:, 2:] @ along[:, 2:].swapaxes(1, 2) / np.where(beta == 0, 1.0, beta)
+        by_beta = weighted[:, 2:].sum(axis=2) / np.where(beta[:, 0] == 0, 1.0, beta[:, 0])
+        block[:, 1, 2:] += by_beta
+        block[:, 2:, 1] += by_beta
+        place = np.array([2, 4, *range(5, count)])
+        out[:, place[:, None], place] = block
+        return out
 
     def natural(self, theta: np.ndarray) -> np.ndarray:
         return np.concatenate([self.base.natural(theta[:, :5]), theta[:, 5:]], axis=1)

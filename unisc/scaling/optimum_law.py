@@ -6,22 +6,7 @@ from typing import Any
 import numpy as np
 
 from unisc.errors import InputError
-from unisc.scaling.intervals import Interval
-
-
-def percentile_interval(value: float, draws: np.ndarray, level: float, method: str, note: str = "") -> Interval:
-    """Return the percentile interval of draws (S,); an end whose tail holds infinite or undefined draws is open."""
-    draws = np.asarray(draws, float)
-    if not len(draws):
-        return Interval(value=value, low=None, high=None, level=level, method="none", note=note or "no interval: no draws")
-    tail = (1 - level) / 2
-    low = np.quantile(np.where(np.isnan(draws), -np.inf, draws), tail, method="inverted_cdf")
-    high = np.quantile(np.where(np.isnan(draws), np.inf, draws), 1 - tail, method="inverted_cdf")
-    notes = [note] if note else []
-    if not (np.isfinite(low) and np.isfinite(high)):
-        notes.append(f"unbounded: {np.mean(~np.isfinite(draws)):.0%} of the draws are infinite or undefined")
-    ends = [float(end) if np.isfinite(end) else None for end in (low, high)]
-    return Interval(value=value, low=ends[0], high=ends[1], level=level, method=method, note="; ".join(notes))
+from unisc.scaling.intervals import Interval, percentile_interval
 
 
 @dataclass(frozen=True, slots=True)
