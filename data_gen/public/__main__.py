@@ -1,4 +1,4 @@
-"""Public logs: `python -m data_gen.public list`, `convert NAME FOLDER --out DIR`, then `dataset`, `retrieve` or `actions DIR --out D`."""
+"""Public logs: `python -m data_gen.public list`, `convert NAME FOLDER --out DIR`, then `dataset`, `retrieve`, `actions`."""
 
 import textwrap
 from pathlib import Path

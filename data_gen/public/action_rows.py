@@ -130,7 +130,7 @@ class Proposed:
 
 
 def propose(rule: ItemToItem, events: Events, requests: Requests, *, num: int, touched: int) -> Proposed:
-    """Propose the items touched last that were not bought, at most `touched`, then what retrieval finds for the latest events."""
+    """Propose items touched last and not bought, at most `touched`, then what retrieval finds for the latest events."""
     starts, lengths = events.latest(requests)
     places = Lists.of(np.arange(len(events.item)), starts, lengths)
     asked = Lists(items=events.item[places.items], offsets=places.offsets)
@@ -146,9 +146,7 @@ def propose(rule: ItemToItem, events: Events, requests: Requests, *, num: int, t
     row, slot = np.nonzero(np.isfinite(back[:, : head.shape[1]]))
     order[row, head[row, slot]] = _FIRST - slot
     items, _ = _least(-order, min(num, rule.num_items))
-    return Proposed(
-        items=items, scores=np.take_along_axis(scores, items, 1), counts=np.take_along_axis(counts, items, 1)
-    )
+    return Proposed(items=items, scores=np.take_along_axis(scores, items, 1), counts=np.take_along_axis(counts, items, 1))
 
 
 def _least(values: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """List-wise samples from events of several kinds alone: each action is a request, retrieval proposes its list.
 
-For sources that recorded what visitors viewed, put into the cart and bought, and no lists (kind "events"). A request is a moment
-at which a visitor acted, and asks: on which of these items? Its domain is the kind of the action. One kind is the target (a
-purchase); the others are foreign domains, plentiful and of other intent. The compositions stand where ES3's stand:
+For sources that recorded what visitors viewed, put into the cart and bought, and no lists (kind "events"). A request is a
+moment at which a visitor acted, and asks: on which of these items? Its domain is the kind of the action. One kind is the target
+(a purchase, say); the others are foreign domains of other intent. The compositions stand where ES3's stand:
 
 - `exposed`: requests of the target kind, the items acted on being the label;
 - `attributed`: the same lists, and candidates on which the visitor acts in a foreign kind within `window_secs` are labels too;
@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_gen.public import listed
-from data_gen.public.action_rows import Events, Requests, propose, rows
+from data_gen.public.action_rows import ROW, Events, Requests, propose, rows
 from data_gen.public.dataset import read_manifest
 from data_gen.public.item_to_item import ItemToItem
 from unisc.data import manifest
@@ -115,9 +115,11 @@ def build(
         part = f"{split} {domains[domain]}"
         made[part] = _lists(rule, events, chosen, config, before=test_start if split == "train" and domain == 0 else None)
         counts[f"{part} drawn"], kept = len(chosen), len(made[part])
-        if not kept:
+        if domain == 0 and not kept:
             raise InputError(f"{converted}: no list of {len(chosen)} {part} requests holds its item; give more candidates")
-        quality[f"{part} lists with their item"] = kept / len(chosen)
+        quality[f"{part} lists with their item"] = kept / max(len(chosen), 1)
+    if not any(len(made[f"train {domain}"]) for domain in domains[1:]):
+        raise InputError(f"{converted}: no list of a foreign train request holds its item; give more candidates")
     stated = {"domains": list(domains), "test_start": test_start, "quality": quality}
     made_from = {"source": source["config"]["source"], "fingerprint": source["fingerprint"]}
     settings = {**asdict(config), "version": VERSION, "made_from": made_from}
@@ -137,16 +139,14 @@ def _drawn(
     return np.sort(places[: config.foreign_requests] if foreign else places)
 
 
-def _lists(
-    rule: ItemToItem, events: Events, requests: Requests, config: ActionsConfig, *, before: int | None
-) -> pa.Table:
+def _lists(rule: ItemToItem, events: Events, requests: Requests, config: ActionsConfig, *, before: int | None) -> pa.Table:
     """Return the rows of the requests whose list holds an item acted on; `before` bounds the events that are attributed."""
     tables = []
     for start in range(0, len(requests), REQUESTS_AT_ONCE):
         some = requests.take(np.arange(start, min(start + REQUESTS_AT_ONCE, len(requests))))
         proposed = propose(rule, events, some, num=config.candidates, touched=config.touched)
         tables.append(rows(events, some, proposed, window=config.window_secs if before else 0, before=before or 0))
-    return pa.concat_tables(tables)
+    return pa.concat_tables([ROW.empty_table(), *tables])
 
 
 def _write(
