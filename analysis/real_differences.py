@@ -20,6 +20,7 @@ from unisc.scaling import Cells, contrast
 from unisc.sweep.plan import run_folder
 from unisc.sweep.record import read_records
 
+FLOORS = "floors.npz"
 POINTS = 100.0
 
 
@@ -36,7 +37,7 @@ class RealLogs:
 
 def load(root: Path) -> RealLogs:
     """Read a sweep on real logs; raises `InputError` where it is none, or no run has finished."""
-    if not (root / "floors.npz").is_file():
+    if not (root / FLOORS).is_file():
         raise InputError(f"{root}: no floors.npz, so no sweep on real logs; give the folder in which one was run")
     if not (records := read_records(root / "sweep")):
         raise InputError(f"{root / 'sweep'}: no finished run; run the sweep to its end first")
@@ -46,7 +47,7 @@ def load(root: Path) -> RealLogs:
     for fingerprint in result.runs["fingerprint"].tolist():
         with np.load(run_folder(root / "sweep", fingerprint) / "work" / "eval.npz") as arrays:
             mrr[fingerprint] = arrays["exposed/mrr"]
-    with np.load(root / "floors.npz") as arrays:
+    with np.load(root / FLOORS) as arrays:
         floors = {name.partition("/")[0]: arrays[name] for name in arrays.files if name.endswith("/mrr")}
     found = {name: manifest.read(root / "samples" / name, kind="samples") for name in result.compositions}
     return RealLogs(str(logs.get("config", {}).get("source", "unknown")), result, mrr, floors, found)
@@ -78,7 +79,7 @@ def summarise(found: RealLogs) -> dict[str, Any]:
     index = np.array([[[cell(size, name, seed) for seed in seeds] for name in names] for size in sizes])
     lists = np.stack([found.mrr[name] for name in matched.runs["fingerprint"].tolist()])[index]
     floors = np.stack(list(found.floors.values()))
-    kept = np.isfinite(lists).all(axis=(0, 1, 2)) & np.isfinite(floors).all(axis=0)
+    kept = np.asarray(np.isfinite(lists).all(axis=(0, 1, 2)) & np.isfinite(floors).all(axis=0))
     values = {"mrr": lists[..., kept].mean(axis=-1), "auc_roc": matched.runs["eval/exposed/auc_roc"][index]}
     grid = np.array([params[size] for size in sizes])
     comparisons = _comparisons(names, matched.compositions)

@@ -37,7 +37,11 @@ LIMITS = {
 
 
 def write(page: Page, section: Mapping[str, Any], figures: Mapping[str, Path]) -> None:
-    """Add the section to a page: volumes, floors, differences, limits; `figures` may hold `real_<source>`."""
+    """Add the section to a page: volumes, floors, differences, limits; `figures` may hold its figure by name."""
+    if "reason" in section:
+        page.heading("The ablation on real logs")
+        page.text(f"Not compared: {section['reason']}.")
+        return
     source = str(section["source"])
     page.heading(f"The ablation on real logs: {source}")
     seeds, lists = section["num_seeds"], f"{section['num_requests']:,} test lists"
@@ -76,7 +80,7 @@ def write(page: Page, section: Mapping[str, Any], figures: Mapping[str, Path]) -
     columns = ("train_requests", "train_samples", "train_clicks")
     rows = [[name, *(f"{counts.get(c, 0):,}" for c in columns)] for name, counts in section["volumes"].items()]
     page.table(["composition", "requests", "samples", "positives"], rows)
-    if (figure := figures.get(f"real_{source}")) is not None:
+    if (figure := figures.get(figure_name(section))) is not None:
         page.figure(figure, f"MRR over {section['base']} data under the same isolation, and of isolation on the same data; "
                     f"{section['level']:.0%} intervals, {seeds} seeds, {lists}.")  # fmt: skip
     page.text(f"Limits. {LIMITS.get(source, 'Nothing is said of this source.')} One log, one split by time; rates not tuned.")
@@ -89,6 +93,11 @@ def _words(cell: str) -> str:
 
 def _mark(entry: Mapping[str, Any]) -> str:
     return "" if entry["verdict"].startswith("unresolved") else " *"
+
+
+def figure_name(section: Mapping[str, Any]) -> str:
+    """Return the name of the section's figure."""
+    return f"real_{section['source']}"
 
 
 def draw(section: Mapping[str, Any]) -> Figure:
@@ -135,7 +144,7 @@ def main(sweep: tyro.conf.Positional[Path], /, out: Path = Path("report/real")) 
         out: folder for the page, its figure and its numbers.
     """
     section = real_differences.summarise(real_differences.load(sweep))
-    name = f"real_{section['source']}"
+    name = figure_name(section)
     out.mkdir(parents=True, exist_ok=True)
     figures = {name: style.save(draw(section), out / "figures", name)["svg"]}
     page = Page("UniScale's ablation on real logs")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import prose
+from analysis import prose, real_logs
 from analysis.study import NUMBERS, TEXT, StudyResult
 from unisc.report.numbers import short
 from unisc.report.page import Page
@@ -19,13 +19,13 @@ _LEVEL_NOTE = (
 
 def write(study: StudyResult, summary: Mapping[str, Any], figures: Mapping[str, Path]) -> Page:
     """Return the page of a study from its summary and the paths of its SVG figures."""
-    real_logs = summary["real"] is not None
-    page = Page("UniScale on real request logs" if real_logs else "Does data scale with the model? The UniScale study")
+    on_real = summary["real"] is not None
+    page = Page("UniScale on real request logs" if on_real else "Does data scale with the model? The UniScale study")
     page.text(_facts(summary), kind="facts")
-    if real_logs:
+    if on_real:
         page.answer([prose.real_sentence(summary["real"])])
         _real(page, summary["real"])
-    if not real_logs or "reason" not in summary["synergy"]:
+    if not on_real or "reason" not in summary["synergy"]:
         page.answer(prose.headline(summary))
         page.text(_LEVEL_NOTE, kind="note")
     _gain(page, summary, figures)
@@ -33,6 +33,8 @@ def write(study: StudyResult, summary: Mapping[str, Any], figures: Mapping[str, 
     _loss(page, summary, figures)
     _held_out(page, summary, figures)
     _ablation(page, summary, figures)
+    if summary.get("real_ablation"):
+        real_logs.write(page, summary["real_ablation"], figures)
     _volumes(page, summary, figures)
     _runs(page, study)
     return page

@@ -41,7 +41,7 @@ def study(
         from sweeps import uniscale
 
         if path is not None:
-            raise InputError("--path goes with real logs, as of --source trivago; the marketplace makes its own")
+            raise InputError("--path goes with --source trivago or retailrocket; the marketplace makes its own logs")
         uniscale.study(preset=preset, out=out or Path("report"), work=work or Path("study", preset), workers=workers)
     elif source in ("trivago", "retailrocket"):
         from sweeps import real_logs, uniscale_retailrocket, uniscale_trivago
