@@ -136,9 +136,9 @@ def _comparisons(names: Sequence[str], compositions: Sequence[str]) -> dict[str,
     found: dict[str, dict[str, float]] = {}
     base, have = compositions[0], set(names)
     for isolation in ISOLATIONS:
-        for one, other in (*((c, base) for c in compositions[1:]), *zip(compositions[2:], compositions[1:], strict=False)):
-            if {f"{one}/{isolation}", f"{other}/{isolation}"} <= have:
-                found[f"{one} − {other}, {isolation}"] = {f"{one}/{isolation}": 1.0, f"{other}/{isolation}": -1.0}
+        for one in compositions[1:]:
+            if {f"{one}/{isolation}", f"{base}/{isolation}"} <= have:
+                found[f"{one} − {base}, {isolation}"] = {f"{one}/{isolation}": 1.0, f"{base}/{isolation}": -1.0}
     for composition in compositions:
         for isolation in ISOLATIONS[1:]:
             pair = (f"{composition}/{isolation}", f"{composition}/none")

@@ -130,7 +130,13 @@ def draw(section: Mapping[str, Any]) -> Figure:
         Line2D([], [], marker="o", color=colour, mfc=colour, ms=5, label=short(size["num_params_dense"]))
         for colour, size in zip(colours, section["sizes"], strict=True)
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), title="dense parameters; hollow: unresolved")
+    fig.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        title="dense parameters; hollow: unresolved",
+        title_fontsize=8,
+    )
     lists = f"{section['num_requests']:,} test lists"
     style.note(fig, f"{section['source']}: {section['num_seeds']} seeds, {lists}, {section['level']:.0%} intervals")
     return fig

@@ -2,7 +2,8 @@
 
 Every action is a request (see `data_gen.public.actions`): given what a visitor did before, on which item does he act now? The
 ranker is measured on carts. `attributed` adds to the carts' lists what the visitor bought or viewed within a day; `searchified`
-adds the requests that ended in a purchase or a view, as domains of their own, which is where isolation can pay.
+adds to the carts, with their own labels, the requests that ended in a purchase or a view, as domains of their own: here
+isolation can pay.
 
 The target was chosen by rules alone, before any model: which item is bought is known from the cart (its items, the latest
 first, have MRR .958 on test lists), and items never touched before are found by retrieval in 6 % of the test purchases. A cart

@@ -2,11 +2,12 @@
 
 For sources that recorded what visitors viewed, put into the cart and bought, and no lists (kind "events"). A request is a
 moment at which a visitor acted, and asks: on which of these items? Its domain is the kind of the action. One kind is the target
-(a purchase, say); the others are foreign domains of other intent. The compositions stand where ES3's stand:
+(a purchase, say); the others are foreign domains of other intent. The compositions stand where ES3's stand, but each adds one
+thing to the first, so that its worth is not mixed with another's:
 
 - `exposed`: requests of the target kind, the items acted on being the label;
 - `attributed`: the same lists, and candidates on which the visitor acts in a foreign kind within `window_secs` are labels too;
-- `searchified`: these and the requests of the foreign kinds, with lists made in the same way, in domains of their own.
+- `searchified`: the first, and the requests of the foreign kinds with lists made in the same way, in domains of their own.
 
 Nothing was shown and not bought, so there is no composition `unexposed`. The test part is the same in all: target requests from
 `test_start` on, with their own labels.
@@ -160,9 +161,9 @@ def _write(
 ) -> dict[str, Any]:
     domains = stated["domains"]
     train = made[f"train {domains[0]}"]
-    if composition == "exposed":
+    if composition != "attributed":
         train = _own_labels(train)
-    elif composition == "searchified":
+    if composition == "searchified":
         train = pa.concat_tables([train, *(made[f"train {domain}"] for domain in domains[1:])])
     # In the order of a hash, so that a share of the rows is a share of each domain's, and a smaller one is part of it.
     train = train.take(np.argsort(_mixed(train["request_id"].to_numpy()), kind="stable"))

@@ -99,7 +99,7 @@ def test_foreign_requests_have_domains_of_their_own(made):
     assert {row["domain"] for row in foreign} == {"cart", "click"}
     assert all(row["request_id"] < 0 and row["origin"] == "searchified" and 1 in row["click_level"] for row in foreign)
     own = [row for row in rows if row["domain"] == "purchase"]
-    assert str(own) == str(rows_of(samples / "attributed", "train"))
+    assert str(own) == str(rows_of(samples / "exposed", "train"))
 
 
 def test_samples_load_with_the_same_features_in_every_composition(made):
