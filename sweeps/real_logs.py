@@ -91,11 +91,22 @@ class Source:
 
 
 def prepare(source: Source, root: Path, *, preset: str) -> None:
-    """Make logs, samples and the floors' file under `root` where they are missing; another preset changes none of them."""
+    """Make logs, samples and the floors' file under `root` where they are missing; another preset changes none of them.
+
+    Raises:
+      InputError: what is there is of other logs or another configuration, or is missing and the source is not at hand.
+    """
     source.preset(preset)
-    done = all((root / "samples" / name / manifest.NAME).is_file() for name in source.compositions)
-    if not (done and (root / FLOORS).is_file()):
-        source.make(source.data(), root, Stages(root, root, workers=0))
+    made = [root / "samples" / name / manifest.NAME for name in source.compositions]
+    try:
+        path = source.data()
+    except InputError:
+        if not all(file.is_file() for file in (*made, root / FLOORS)):
+            raise
+        return  # nothing is missing, so the source is not needed
+    source.make(path, root, Stages(root, root, workers=0))
+    written = (root / FLOORS).stat().st_mtime_ns if (root / FLOORS).is_file() else 0
+    if written < max(file.stat().st_mtime_ns for file in made):
         write_floors(source, root)
 
 
@@ -151,7 +162,9 @@ def write_floors(source: Source, root: Path) -> dict[str, dict[str, np.ndarray]]
     test = load(root / "samples" / source.compositions[0], "test", history_len=HISTORY_LEN)
     found = floors(source, test)
     flat = {f"{rule}/{metric}": values for rule, by_metric in found.items() for metric, values in by_metric.items()}
-    np.savez_compressed(root / FLOORS, allow_pickle=False, **flat)
+    aside = root / f".{os.getpid()}.{FLOORS}"
+    np.savez_compressed(aside, allow_pickle=False, **flat)
+    aside.replace(root / FLOORS)
     return found
 
 
