@@ -93,6 +93,7 @@ def summarise(found: RealLogs) -> dict[str, Any]:
         "sizes": [{"size": size, "num_params_dense": params[size]} for size in sizes],
         "floors": {rule: float(each[kept].mean()) for rule, each in found.floors.items()},
         "volumes": {name: dict(m["counts"]) for name, m in found.samples.items()},
+        "found": _found(found.samples[matched.compositions[0]]),
         "cells": {},
         "differences": {},
         "over_floor": [],
@@ -114,6 +115,12 @@ def summarise(found: RealLogs) -> dict[str, Any]:
         for entry in of
     ]
     return section | {"num_intervals": len(unsure), "num_resolved": len(unsure) - sum(unsure)}
+
+
+def _found(samples: Mapping[str, Any]) -> dict[str, float]:
+    """Return which share of requests has a list that holds their item, by part, where lists are proposals."""
+    told = {what: share for what, share in samples.get("quality", {}).items() if isinstance(share, int | float)}
+    return {what: float(share) for what, share in told.items() if what.endswith("lists with their item")}
 
 
 def _matched(result: StudyResult) -> StudyResult:

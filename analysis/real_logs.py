@@ -66,10 +66,12 @@ def write(page: Page, section: Mapping[str, Any], figures: Mapping[str, Path]) -
             for what, entries in section["differences"][metric].items()
         ]
         page.table(header, rows, text=range(len(header)))
-    covered = (
-        "MRR's intervals cover seeds and test lists, AUC-ROC's seeds alone; an asterisk marks an interval that misses zero."
+    page.text(
+        "Columns are dense parameters. MRR's intervals cover seeds and test lists, AUC-ROC's seeds alone; an asterisk marks an "
+        "interval that misses zero, every other difference is unresolved. Where all train lists of a composition are of one "
+        "domain, as those of exposed data are, isolation is a control.",
+        kind="note",
     )
-    page.text(f"Columns are dense parameters. {covered} Every other difference is unresolved.", kind="note")
     if section["equal_volumes"]:
         page.text("Cut to as many samples as the base has, both modules, MRR points over the base on all its samples:")
         page.items(
@@ -81,9 +83,16 @@ def write(page: Page, section: Mapping[str, Any], figures: Mapping[str, Path]) -
     rows = [[name, *(f"{counts.get(c, 0):,}" for c in columns)] for name, counts in section["volumes"].items()]
     page.table(["composition", "requests", "samples", "positives"], rows)
     if (figure := figures.get(figure_name(section))) is not None:
-        page.figure(figure, f"MRR over {section['base']} data under the same isolation, and of isolation on the same data; "
-                    f"{section['level']:.0%} intervals, {seeds} seeds, {lists}.")  # fmt: skip
-    page.text(f"Limits. {LIMITS.get(source, 'Nothing is said of this source.')} One log, one split by time; rates not tuned.")
+        page.figure(
+            figure,
+            f"Left: what other data add to MRR over {section['base']} data under the same isolation. Right: what isolation adds "
+            f"on the same data. {section['level']:.0%} intervals, {seeds} seeds, {lists}.",
+        )
+    shares = [f"{what} {share:.0%}" for what, share in section["found"].items()]
+    page.text(
+        f"Limits. {LIMITS.get(source, 'Nothing is said of this source.')} One log, one split by time; rates not tuned."
+        + (f" Found by the proposal: {', '.join(shares)}." if shares else "")
+    )
 
 
 def _words(cell: str) -> str:

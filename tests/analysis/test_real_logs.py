@@ -52,7 +52,8 @@ def synthetic(*, seeds=SEEDS, sizes=(("xs", 8e3), ("s", 3e4)), compositions=tupl
         if record["label"].startswith("shares"):
             record["label"] = "grid" + record["label"].removeprefix("shares")
     floors = {"last_touched_first": difficulty - 0.1, "popular_first": difficulty - 0.3}
-    samples = {c: {"counts": {"train_requests": 10, "train_samples": 100, "train_clicks": 12}} for c in compositions}
+    counts = {"train_requests": 10, "train_samples": 100, "train_clicks": 12}
+    samples = {c: {"counts": counts, "quality": {"test cart lists with their item": 0.58}} for c in compositions}
     return RealLogs("retailrocket", of_records(records, {}), mrr, floors, samples)
 
 
@@ -117,7 +118,14 @@ def test_the_page_holds_numbers_limits_and_figure(tmp_path, monkeypatch, isolati
     monkeypatch.setattr(real_differences, "load", lambda _: found)
     real_logs.main(tmp_path, out=tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text()
-    for text in ("no list was recorded", "400 test lists", "3 seeds", "last touched first", "<svg"):
+    for text in (
+        "no list was recorded",
+        "400 test lists",
+        "3 seeds",
+        "last touched first",
+        "<svg",
+        "test cart lists with their item 58%",
+    ):
         assert text in page
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_intervals"] > 0
 
