@@ -119,8 +119,8 @@ def summarise(found: RealLogs) -> dict[str, Any]:
 
 def _found(samples: Mapping[str, Any]) -> dict[str, float]:
     """Return which share of requests has a list that holds their item, by part, where lists are proposals."""
-    told = {what: share for what, share in samples.get("quality", {}).items() if isinstance(share, int | float)}
-    return {what: float(share) for what, share in told.items() if what.endswith("lists with their item")}
+    told = samples.get("quality", {}).items()
+    return {what: float(share) for what, share in told if what.endswith("lists with their item")}
 
 
 def _matched(result: StudyResult) -> StudyResult:

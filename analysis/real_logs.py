@@ -85,8 +85,8 @@ def write(page: Page, section: Mapping[str, Any], figures: Mapping[str, Path]) -
     if (figure := figures.get(figure_name(section))) is not None:
         page.figure(
             figure,
-            f"Left: what other data add to MRR over {section['base']} data under the same isolation. Right: what isolation adds "
-            f"on the same data. {section['level']:.0%} intervals, {seeds} seeds, {lists}.",
+            f"Left: what other data add to MRR over {section['base']} data under the same isolation. Right: what isolation "
+            f"adds on the same data. {section['level']:.0%} intervals, {seeds} seeds, {lists}.",
         )
     shares = [f"{what} {share:.0%}" for what, share in section["found"].items()]
     page.text(

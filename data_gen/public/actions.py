@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_gen.public import listed
-from data_gen.public.action_rows import ROW, Events, Requests, propose, rows
+from data_gen.public.action_rows import NUMBERS, ROW, Events, Requests, propose, rows
 from data_gen.public.dataset import read_manifest
 from data_gen.public.item_to_item import ItemToItem
 from unisc.data import manifest
@@ -121,6 +121,7 @@ def build(
         quality[f"{part} lists with their item"] = kept / max(len(chosen), 1)
     if not any(len(made[f"train {domain}"]) for domain in domains[1:]):
         raise InputError(f"{converted}: no list of a foreign train request holds its item; give more candidates")
+    quality |= _floors(made[f"test {domains[0]}"])
     stated = {"domains": list(domains), "test_start": test_start, "quality": quality}
     made_from = {"source": source["config"]["source"], "fingerprint": source["fingerprint"]}
     settings = {**asdict(config), "version": VERSION, "made_from": made_from}
@@ -197,6 +198,18 @@ def _write(
             composition=composition,
             **stated,
         )
+
+
+def _floors(test: pa.Table) -> dict[str, float]:
+    """Return the mean reciprocal rank of the first item acted on by two rules: as proposed, and what is in the cart first."""
+    lists = (len(test), -1)
+    acted = pc.list_flatten(test["click_level"]).to_numpy().reshape(lists) == 1
+    in_cart = pc.list_flatten(test[NUMBERS[0]]).to_numpy().reshape(lists)
+    found = {}
+    for rule, key in {"as proposed": np.zeros_like(in_cart), "in the cart first": -in_cart}.items():
+        order = np.argsort(key, axis=1, kind="stable")
+        found[f"test MRR, {rule}"] = float(np.mean(1 / (1 + np.take_along_axis(acted, order, 1).argmax(axis=1))))
+    return found
 
 
 def _own_labels(table: pa.Table) -> pa.Table:

@@ -167,3 +167,4 @@ def test_real_subset_of_carts(tmp_path):
     test = pq.read_table(tmp_path / "out" / "exposed" / "test", columns=["click", "touch_age"])
     ranks = [1 / (1 + labels.index(1)) for labels in test["click"].to_pylist()]
     assert 0.8 < np.mean(ranks) < 0.95, "what was touched last leads the lists"
+    assert made["exposed"]["quality"]["test MRR, as proposed"] == pytest.approx(np.mean(ranks))
