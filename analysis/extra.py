@@ -1,6 +1,7 @@
 """Sections that other modules add to the page of a study: the one place that lists them.
 
-A module of `SECTIONS` may have a function `study_section(work: Path) -> str | None`. It is given the study's work folder and
+Each is of another sweep, whose folder lies in the study's: `phase/`, `labels/` and `online/`. A module of `SECTIONS` may have
+a function `study_section(work: Path) -> str | None`. It is given the study's work folder and
 returns the HTML of its section, or None where the folder holds nothing of it. The easiest way to write one is a page's body:
 
     page = Page("")
@@ -19,7 +20,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-SECTIONS = ("analysis.phase", "analysis.label_quality", "analysis.online", "analysis.real_logs")
+SECTIONS = ("analysis.phase", "analysis.label_quality", "analysis.online_agreement")
 
 
 def sections(work: Path | None) -> Iterator[str]:

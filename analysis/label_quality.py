@@ -300,6 +300,16 @@ def section(page: Page, folder: Path, figures: Path) -> dict[str, Any]:
     return summary
 
 
+def study_section(work: Path) -> str | None:
+    """Return the section of a study's folder `labels/` as HTML, None where there is none."""
+    folder = work / "labels"
+    if not (folder / FACTS).is_file():
+        return None
+    page = Page("")
+    section(page, folder, folder / "figures")
+    return page.body()
+
+
 def main(folder: tyro.conf.Positional[Path], /, out: Path = Path("label-quality")) -> None:
     """Write a page of what a right label is worth.
 

@@ -1,12 +1,15 @@
 """Does what looks better offline sell more? Rankers' offline metrics against their online lift over one common control."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
 
 from analysis.online import LEVEL, OFFLINE, Estimate, paired
+from unisc.report.page import Page
 
 RESAMPLES = 2_000
 PANELS = ("eval/exposed/auc_roc", "eval/exposed/gauc", "eval/exposed/log_loss_calibrated", "eval/full/auc_roc")
@@ -61,3 +64,31 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 0 else float("nan")
+
+
+def study_section(work: Path) -> str | None:
+    """Return what `sweeps.online` found in a study's folder `online/` as HTML, None where it has not run."""
+    folder = work / "online"
+    if not (folder / "agreement.json").is_file():
+        return None
+    found = json.loads((folder / "agreement.json").read_text(encoding="utf-8"))
+    page = Page("")
+    page.heading("Does what looks better offline sell more?")
+    page.figure(
+        folder / "agreement.svg",
+        f"Online lift in clicks a request over {found['control']} against offline metrics, {len(found['rankers'])} rankers, "
+        f"{found['requests_in_charge']:,} requests on common random numbers of {found['users']:,} users, by whom the "
+        f"{LEVEL:.0%} intervals are clustered.",
+    )
+    rows = [
+        [metric, name, f"{rho['value']:+.2f}", _between(rho["low"], rho["high"])]
+        for metric, of in found["spearman"].items()
+        for name, rho in of.items()
+        if rho["value"] is not None
+    ]
+    page.table(["online", "offline", "Spearman", f"{LEVEL:.0%} interval over rankers and users"], rows, text=(0, 1, 3))
+    return page.body()
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "unbounded" if low is None or high is None else f"[{low:+.2f}, {high:+.2f}]"

@@ -226,6 +226,13 @@ def section(page: Page, folder: Path, *, heading: str = "Where pooling hurts and
     return summary
 
 
+def study_section(work: Path) -> str | None:
+    """Return the phase diagram of a study's folder `phase/` as HTML, None where there is none."""
+    page = Page("")
+    folder = work / "phase"
+    return page.body() if (folder / "sweep").is_dir() and section(page, folder) else None
+
+
 def _write(page: Page, summary: Mapping[str, Any]) -> None:
     page.text(phase_text.facts(summary), kind="facts")
     page.answer(phase_text.answer(summary))

@@ -30,6 +30,8 @@ from analysis import (
     peers,
     predicted,
     real,
+    real_differences,
+    real_logs,
     sections,
     signs,
     volumes,
@@ -70,7 +72,11 @@ def build(study: StudyResult, out_dir: Path, draws: int = 500, work: Path | None
 
 def build_from(study_dir: Path, out_dir: Path) -> Path:
     """Write the report of a study folder, see `build`."""
-    return build(load(study_dir), out_dir, work=study_dir)
+    study = load(study_dir)
+    if (study_dir / real_differences.FLOORS).is_file():
+        ablation = _or_reason(lambda: real_differences.summarise(real_differences.load(study_dir)))
+        study = StudyResult(study.runs, {**study.facts, "real_ablation": ablation})
+    return build(study, out_dir, work=study_dir)
 
 
 def analyse(study: StudyResult, draws: int = 500) -> Findings:
@@ -117,6 +123,7 @@ def analyse(study: StudyResult, draws: int = 500) -> Findings:
         },
         "volumes": volumes.relative(facts.get("volumes") or {}),
         "real": real.summarise(study),
+        "real_ablation": facts.get("real_ablation"),
     }
     return Findings(_plain(summary), curves, gains, rates)
 
@@ -177,6 +184,8 @@ def _draw(findings: Findings) -> dict[str, Figure]:
         drawn["ablation"] = ablation_figure.draw(summary["ablation"])
     if any(entry["relative"] for entry in summary["volumes"].values()):
         drawn["volumes"] = volumes.draw(summary["volumes"])
+    if "differences" in (on_real := summary["real_ablation"] or {}):
+        drawn[real_logs.figure_name(on_real)] = real_logs.draw(on_real)
     return {name: fig for name, fig in drawn.items() if fig is not None}
 
 

@@ -3,12 +3,10 @@
 What these logs can say: whether other actions of a session ("browse"), attributed to the lists that were shown, help a ranker
 of click-outs, and whether HHSFT beats rules that need no model. What they cannot: candidates that were not shown and lists
 behind browse events are not in them, so `unexposed` equals `exposed` and `searchified` equals `attributed`, and there is no
-oracle. MRR and NDCG stand beside three floors, computed in the same run on the same lists.
+oracle. Every train list is a search, so isolation has no foreign domain to keep apart: its ablation is a control, in which a
+difference would be one of structure. MRR and NDCG stand beside three floors, computed on the same lists.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,88 +14,28 @@ from typing import Any
 import numpy as np
 
 from data_gen.public import trivago
-from experiments.uniscale import Config, DataConfig
+from sweeps import real_logs
+from sweeps.real_logs import Preset, Source
 from sweeps.stages import Stages, make_samples
-from sweeps.uniscale import HISTORY_LEN, base, finish, plan, volumes
 from unisc.data import manifest
-from unisc.data.columns import Columns, load
+from unisc.data.columns import Columns
 from unisc.errors import InputError
-from unisc.sweep.plan import Run, run_folder
-from unisc.train.evaluate import Scores, evaluate_scores
+from unisc.sweep.plan import Run
 
 COMPOSITIONS = ("exposed", "attributed")
 """The two that differ on these logs; `attributed` is the entire-space one."""
 
-DRAWS = 2_000
-
 TABLE_LEARNING_RATE = 0.03
 """Most hotels are seen once or twice: rows learn slowly, or a pass is enough to remember them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preset:
-    """Sizes and shares of the train sessions' click-outs, and the seeds of every cell."""
-
-    sizes: tuple[str, ...]
-    fractions: tuple[float, ...]
-    seeds: tuple[int, ...]
-
 
 PRESETS = MappingProxyType(
     {
         "smoke": Preset(sizes=("s",), fractions=(1.0,), seeds=(0, 1)),
-        "laptop": Preset(sizes=("xs", "s", "m"), fractions=(0.25, 0.5, 1.0), seeds=(0, 1, 2)),
+        "laptop": Preset(
+            sizes=("xs", "s", "m", "xl"), fractions=(0.25, 0.5, 1.0), seeds=(0, 1, 2), isolations=("none", "dref", "dapga")
+        ),
     }
 )
-
-
-def points(preset: Preset, samples: Mapping[str, str]) -> list[Config]:
-    """List a preset's configurations; `samples` gives each composition's fingerprint."""
-    found = []
-    for seed in preset.seeds:
-        for composition in COMPOSITIONS:
-            for fraction in preset.fractions:
-                data = DataConfig(
-                    samples=samples[composition], composition=composition, fraction=fraction, history_len=HISTORY_LEN
-                )
-                for size in preset.sizes:
-                    made = base(size, data=data, num_full_requests=1)
-                    train = dataclasses.replace(made.train, seed=seed, table_learning_rate=TABLE_LEARNING_RATE)
-                    found.append(dataclasses.replace(made, train=train))
-    return found
-
-
-def study(*, path: Path, preset: str, out: Path, work: Path, workers: int) -> Path:
-    """Run the study on a folder of trivago logs and write its report to `out`; return the page's path."""
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r} for trivago; the presets are: {', '.join(PRESETS)}")
-    stages = Stages(work, out, workers=workers)
-    with stages("logs"):
-        logs = make_logs(path, work / "logs", stages)
-    with stages("samples"):
-        samples = make_samples(work / "logs", work / "samples", COMPOSITIONS, stages)
-    columns = {c: load(work / "samples" / c, "train", history_len=HISTORY_LEN) for c in COMPOSITIONS}
-    test = load(work / "samples" / COMPOSITIONS[0], "test", history_len=HISTORY_LEN)
-    configs = points(PRESETS[preset], {name: m["fingerprint"] for name, m in samples.items()})
-    planned = [plan("grid", config, columns[config.data.composition]) for config in configs]
-    per_request = floors(test)
-
-    def facts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {
-            "preset": preset,
-            "source": "trivago",
-            "domains": logs["domains"],
-            "stationary": False,
-            "logs": {"fingerprint": logs["fingerprint"], "counts": logs["counts"], "quality": logs["quality"]},
-            "volumes": volumes(samples),
-            "real": {
-                "num_requests": len(per_request["shown_order"]["mrr"]),
-                "floor": {rule: {k: float(v.mean()) for k, v in found.items()} for rule, found in per_request.items()},
-                "paired": paired(records, planned, work / "sweep", per_request["last_touched_first"]["mrr"]),
-            },
-        }
-
-    return finish(planned, work, out, stages, facts)
 
 
 def make_logs(path: Path, out: Path, stages: Stages) -> dict[str, Any]:
@@ -115,55 +53,39 @@ def make_logs(path: Path, out: Path, stages: Stages) -> dict[str, Any]:
     return trivago.convert(path, out)
 
 
-def floors(test: Columns) -> dict[str, dict[str, np.ndarray]]:
-    """Return MRR and NDCG of each test list under rules that need no model, on the lists the models are measured on."""
+def make(path: Path, root: Path, stages: Stages) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Make logs and samples under `root`, or find them; return the logs' manifest and the samples' by composition."""
+    logs = make_logs(path, root / "logs", stages)
+    return logs, make_samples(root / "logs", root / "samples", COMPOSITIONS, stages)
+
+
+def rules(test: Columns, shown: np.ndarray) -> dict[str, np.ndarray]:
+    """Score the test candidates by rules, the strongest first; `shown` is their place in the list."""
     names = [f.name for f in test.spec.numeric]
-    shown = np.arange(len(test.item_id)) - np.repeat(test.candidate_offsets[:-1], np.diff(test.candidate_offsets))
     touched = test.candidate_numeric[:, names.index("reciprocal_touch_rank")]
-    rules = {
+    return {
+        "last_touched_first": touched - 1e-6 * shown,
         "shown_order": -shown,
         "cheapest_first": -test.candidate_numeric[:, names.index("log_price_over_mean")] - 1e-6 * shown,
-        "last_touched_first": touched - 1e-6 * shown,
     }
-    nothing = np.full(len(shown), np.nan, np.float32)
-    found = {}
-    for rule, score in rules.items():
-        arrays = evaluate_scores(Scores(exposed=score.astype(np.float32), full=nothing), test).arrays
-        found[rule] = {"mrr": arrays["exposed/mrr"], "ndcg": arrays["exposed/ndcg"]}
-    return found
 
 
-def paired(
-    records: Sequence[Mapping[str, Any]], planned: Sequence[Run], sweep: Path, floor: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Return each composition's MRR less the last-touched floor's at the largest model on all data, over the same lists.
+SOURCE = Source(
+    name="trivago",
+    folder="trivago_rs19_100k",
+    compositions=COMPOSITIONS,
+    presets=PRESETS,
+    make=make,
+    rules=rules,
+    table_learning_rate=TABLE_LEARNING_RATE,
+)
 
-    The mean is over seeds and lists; the 90 % interval resamples lists, since they are what is few here.
-    """
-    done = {record["fingerprint"] for record in records}
-    largest = max(planned, key=lambda run: run.cost).config["size"]
-    rng = np.random.default_rng(0)
-    found = {}
-    for composition in COMPOSITIONS:
-        runs = [
-            run
-            for run in planned
-            if run.fingerprint in done
-            and run.config["size"] == largest
-            and run.config["data"]["composition"] == composition
-            and run.config["data"]["fraction"] == 1.0
-        ]
-        if not runs:
-            continue
-        each = [np.load(run_folder(sweep, run.fingerprint) / "work" / "eval.npz")["exposed/mrr"] for run in runs]
-        difference = np.mean(each, axis=0) - floor
-        draws = difference[rng.integers(0, len(difference), (DRAWS, len(difference)))].mean(axis=1)
-        low, high = np.quantile(draws, [0.05, 0.95])
-        found[composition] = {
-            "value": float(difference.mean()),
-            "low": float(low),
-            "high": float(high),
-            "num_requests": len(difference),
-            "num_seeds": len(runs),
-        }
-    return found
+
+def prepare(root: Path, *, preset: str) -> None:
+    """Make logs, samples and floors under `root` where they are missing, from the folder UNISC_REAL_DATA names."""
+    real_logs.prepare(SOURCE, root, preset=preset)
+
+
+def runs(root: Path, *, preset: str) -> list[Run]:
+    """Plan a preset's runs on the samples under `root`."""
+    return real_logs.runs(SOURCE, root, preset=preset)

@@ -27,9 +27,9 @@ def study(
 
     Args:
         preset: how much to run: smoke, laptop, stationary (floor known exactly) or paper.
-        source: marketplace (a generated shop) or trivago (real request logs, with --path).
+        source: marketplace (a generated shop), or real logs with --path: trivago, retailrocket.
         path: folder of the real logs.
-        out: where the report goes; report/ (report/trivago/ for real logs) if not given.
+        out: where the report goes; report/ (report/<source>/ for real logs) if not given.
         work: where logs, samples and runs are kept between calls; study/<source>-<preset>/ if not given.
         workers: worker processes; 0 means one a core.
     """
@@ -41,22 +41,24 @@ def study(
         from sweeps import uniscale
 
         if path is not None:
-            raise InputError("--path goes with --source trivago; the marketplace makes its own logs")
+            raise InputError("--path goes with --source trivago or retailrocket; the marketplace makes its own logs")
         uniscale.study(preset=preset, out=out or Path("report"), work=work or Path("study", preset), workers=workers)
-    elif source == "trivago":
-        from sweeps import uniscale_trivago
+    elif source in ("trivago", "retailrocket"):
+        from sweeps import real_logs, uniscale_retailrocket, uniscale_trivago
 
+        chosen = {"trivago": uniscale_trivago, "retailrocket": uniscale_retailrocket}[source].SOURCE
         if path is None:
-            raise InputError("--source trivago needs --path, the folder that holds events.parquet")
-        uniscale_trivago.study(
+            raise InputError(f"--source {source} needs --path, the folder that holds the source's files")
+        real_logs.study(
+            chosen,
             path=path,
             preset=preset,
-            out=out or Path("report", "trivago"),
-            work=work or Path("study", f"trivago-{preset}"),
+            out=out or Path("report", source),
+            work=work or Path("study", f"{source}-{preset}"),
             workers=workers,
         )
     else:
-        raise InputError(f"unknown source {source!r}; the sources are: marketplace, trivago")
+        raise InputError(f"unknown source {source!r}; the sources are: marketplace, trivago, retailrocket")
 
 
 def train(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis import extra, prose
+from analysis import extra, prose, real_logs
 from analysis.sections import closing, method, samples, scaling, tables
 from analysis.study import StudyResult
 from unisc.report.page import Page
@@ -12,17 +12,17 @@ from unisc.report.page import Page
 
 def write(study: StudyResult, summary: Mapping[str, Any], figures: Mapping[str, Path], work: Path | None = None) -> Page:
     """Return the page of a study from its summary, the paths of its SVG figures and, for extra sections, its work folder."""
-    real_logs = summary["real"] is not None
-    page = Page("UniScale on real request logs" if real_logs else "Does data scale with the model? The UniScale study")
+    on_real = summary["real"] is not None
+    page = Page("UniScale on real request logs" if on_real else "Does data scale with the model? The UniScale study")
     page.text(_facts(summary), kind="facts")
-    resolved = not real_logs or "reason" not in summary["synergy"]
+    resolved = not on_real or "reason" not in summary["synergy"]
     findings = prose.headline(summary) if resolved else []
-    if real_logs:
+    if on_real:
         page.answer([prose.real_sentence(summary["real"]), *findings])
     else:
         page.answer([*findings, *prose.abstract(summary)])
     page.contents()
-    if real_logs:
+    if on_real:
         _real(page, summary["real"])
     else:
         method.method(page, study, summary, figures)
@@ -32,11 +32,13 @@ def write(study: StudyResult, summary: Mapping[str, Any], figures: Mapping[str, 
     samples.equal_counts(page, summary, figures)
     tables.isolation(page, summary, figures)
     tables.peers(page, summary)
+    if summary.get("real_ablation"):
+        real_logs.write(page, summary["real_ablation"], figures)
     scaling.loss(page, summary, figures)
     scaling.held_out(page, summary, figures)
     for html in extra.sections(work):
         page.add(html)
-    if not real_logs:
+    if not on_real:
         closing.negative(page, summary)
         closing.limits(page, summary)
         closing.reproduction(page, summary)

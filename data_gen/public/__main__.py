@@ -1,4 +1,4 @@
-"""Public logs: `python -m data_gen.public list`, `convert NAME FOLDER --out DIR`, then `dataset` or `retrieve DIR --out D`."""
+"""Public logs: `python -m data_gen.public list`, `convert NAME FOLDER --out DIR`, then `dataset`, `retrieve`, `actions`."""
 
 import textwrap
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from data_gen.blocks import ROWS_PER_BLOCK
-from data_gen.public import adapter, registry
+from data_gen.public import actions, adapter, registry
 from data_gen.public.dataset import write_datasets
 from data_gen.public.retrieved import RetrieveConfig, retrieve
 from unisc.errors import run_command
@@ -101,6 +101,48 @@ def retrieve_command(
         print(f"  {name}: {made['quality'][name]:.4f}")
     for rule, found in made["quality"]["floors"].items():
         print(f"  floor, {rule:12} " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
+
+
+@app.command(name="actions")
+def actions_command(
+    converted: Folder,
+    *,
+    out: Path,
+    target: str = "purchase",
+    test_share: float = 0.25,
+    candidates: int = 30,
+    touched: int = 15,
+    requests_a_user: int = 50,
+    foreign_requests: int = 20_000,
+    seed: int = 0,
+) -> None:
+    """Make samples of events of several kinds: actions of one kind are to be ranked, those of the others are foreign domains.
+
+    Args:
+        converted: directory of events that `convert` made.
+        out: directory to make, with a folder for each of the compositions exposed, attributed and searchified.
+        target: kind of the action to rank for: purchase, cart or click.
+        test_share: of the target requests, the last by time.
+        candidates: of a list.
+        touched: of them, at most, items of the visitor's own past.
+        requests_a_user: of one kind, at most.
+        foreign_requests: of each foreign kind, at most.
+        seed: of the draws.
+    """
+    config = actions.ActionsConfig(
+        target=target,
+        test_share=test_share,
+        candidates=candidates,
+        touched=touched,
+        requests_a_user=requests_a_user,
+        foreign_requests=foreign_requests,
+        seed=seed,
+    )
+    for name, made in actions.build(converted, out, config).items():
+        print(f"{out / name}: fingerprint {made['fingerprint']}")
+        print("  " + ", ".join(f"{what} {count:,}" for what, count in made["counts"].items()))
+    for what, share in made["quality"].items():
+        print(f"  {what}: {share:.4f}")
 
 
 def _print(out: Path, made: dict[str, Any]) -> None:

@@ -35,9 +35,9 @@ def load_oracle(logs: Path, columns: Columns) -> Oracle | None:
     Raises:
       InputError: the oracle does not know a candidate, or gives no probability for it.
     """
+    if (logs / manifest.NAME).is_file() and not (logs / "oracle").is_dir():
+        return None  # whatever kind of log it is
     fingerprint = manifest.read(logs, kind="logs")["fingerprint"]
-    if not (logs / "oracle").is_dir():
-        return None
     rows = f"{int(columns.request_id[0])}_{columns.num_requests}_{columns.num_examples}"
     kept = columns.cache / f"oracle-{fingerprint}-{rows}.npy"
     if kept.is_file():
