@@ -1,9 +1,10 @@
 """The worker: claim a run, execute it in the warm child, record it, and again, until nothing is claimable.
 
 Any number of workers may serve one sweep directory, started by any launcher at any time; they agree through leases alone.
-Run as `python -m unisc.sweep.worker SETTINGS`, SETTINGS being the JSON of `Settings`.
+Run as `python -m unisc.sweep.worker --sweep DIR`; DIR/settings.json, the JSON of `Settings`, says how.
 """
 
+import argparse
 import dataclasses
 import os
 import signal
@@ -12,9 +13,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unisc.config import Runtime, from_json, to_plain
+from unisc.config import Runtime, from_json, to_json, to_plain
 from unisc.errors import InputError
-from unisc.files import dumps, make_folder, write_once
+from unisc.files import dumps, make_folder, write_atomic, write_once
 from unisc.sweep.budget import Budget, Calibration, secs_of
 from unisc.sweep.child import die_with_parent
 from unisc.sweep.lease import Lease, Observer
@@ -29,6 +30,7 @@ EXIT_BUDGET_SPENT = 3
 EXIT_INTERRUPTED = 75
 """The "try again later" of sysexits.h: told to stop, everything released."""
 
+SETTINGS = "settings.json"
 TICK_SECS = 0.2
 MAX_CHILD_BYTES = 3 * 2**29
 """A child that has grown beyond this gives way to a fresh one: programs and freed pages pile up in a warm process."""
@@ -37,7 +39,7 @@ STATUS_SECS = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What a worker is told when it starts. `parent_pid` names a process whose end is the worker's, if there is one."""
+    """What all workers of a sweep are told. `parent_pid` names a process whose end is the worker's, if there is one."""
 
     sweep_dir: str
     runtime: Runtime
@@ -234,10 +236,40 @@ class Worker:
         self.child, self.warm_keys = None, set()
 
 
-def main() -> int:
-    """Serve the sweep that the settings on the command line name."""
-    settings = from_json(Settings, sys.argv[1])
+def write_settings(settings: Settings) -> Path:
+    """Write `settings.json` into the sweep's folder, where every worker of every launcher finds it; return its path."""
+    path = Path(settings.sweep_dir) / SETTINGS
+    write_atomic(path, to_json(settings) + "\n")
+    return path
+
+
+def read_settings(sweep_dir: Path) -> Settings:
+    """Return the settings of a sweep's folder, wherever that is mounted here.
+
+    Raises:
+      InputError: no settings there, or settings that another version has written.
+    """
+    path = sweep_dir / SETTINGS
     try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise InputError(f"{sweep_dir}: no readable {SETTINGS}, so nothing to work on; give the folder of a sweep") from e
+    try:
+        return dataclasses.replace(from_json(Settings, text), sweep_dir=str(sweep_dir))
+    except InputError as e:
+        raise InputError(f"{path}: {e}; type the command that started the sweep again") from e
+
+
+def main() -> int:
+    """Serve the sweep that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m unisc.sweep.worker", description=__doc__)
+    parser.add_argument("--sweep", type=Path, required=True, help="folder of the sweep")
+    parser.add_argument("--parent-pid", type=int, help="process whose end is this worker's")
+    parser.add_argument("--max-hours", type=float, help="wall-clock hours, in place of the settings'")
+    args = parser.parse_args()
+    try:
+        settings = read_settings(args.sweep.absolute())
+        settings = dataclasses.replace(settings, parent_pid=args.parent_pid, max_hours=args.max_hours or settings.max_hours)
         sweep_dir = Path(settings.sweep_dir)
         make_folder(sweep_dir / "runs")
         worker = Worker(settings=settings, runs=read_plan(sweep_dir), observer=Observer(stale_secs=settings.stale_secs))

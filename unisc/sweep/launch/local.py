@@ -1,6 +1,5 @@
 """The local pool: workers pinned to processors of their own, as many as pay, and the time left on screen."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unisc.config import Runtime, to_json
+from unisc.config import Runtime
 from unisc.cpu import keep_memory
 from unisc.errors import InputError
 from unisc.files import make_folder
@@ -78,8 +77,8 @@ def run_sweep(
         max_hours=max_hours,
         heartbeat_secs=heartbeat_secs,
         stale_secs=stale_secs,
-        parent_pid=os.getpid(),
     )
+    work.write_settings(settings)
     display = Display(title) if progress is True else None
     tell = display or (progress if callable(progress) else lambda summary: None)
     with display or nullcontext():
@@ -145,8 +144,10 @@ class _Pool:
         if hours is not None:  # one that replaces another gets what is left
             hours = max(hours - (time.monotonic() - self.started) / 3600, 0.0)
         env = environment(Path(self.settings.sweep_dir), self.settings.runtime.num_threads)
+        command = [sys.executable, "-m", "unisc.sweep.worker", "--sweep", self.settings.sweep_dir]
+        command += ["--parent-pid", str(os.getpid())]
         process = subprocess.Popen(
-            [sys.executable, "-m", "unisc.sweep.worker", to_json(dataclasses.replace(self.settings, max_hours=hours))],
+            [*command, *([] if hours is None else ["--max-hours", str(max(hours, 1e-9))])],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
