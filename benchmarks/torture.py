@@ -128,13 +128,11 @@ def main() -> None:
     parser.add_argument("--resumes", type=int, default=50, help="kills of the training run")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the detached workers are nobody's to wait for
     sys.path.insert(0, str(EXPERIMENTS))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(EXPERIMENTS), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as made:
         sweep_dir, data = Path(made) / "sweep", Path(made) / "data"
         found = race(local.submit, sweep_dir, data, points=args.points, workers=args.workers, kills=args.kills, seed=args.seed)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with tempfile.TemporaryDirectory() as made:
         out = Path(made) / "resumes.json"
         env = {**os.environ, "UNISC_TORTURE_KILLS": str(args.resumes), "UNISC_TORTURE_OUT": str(out)}

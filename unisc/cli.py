@@ -4,13 +4,13 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from unisc.errors import InputError, run_command
-from unisc.scaling.command import FitOptions
 
 
 def study(
@@ -122,51 +122,57 @@ def train(
             sys.stdout.write(f"{section:8} {key:32} {value:,.6g}\n")
 
 
-def fit(
-    table: tyro.conf.Positional[Path],
-    /,
-    options: Annotated[FitOptions, tyro.conf.arg(name="")],
-    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    report_out: Annotated[Path | None, tyro.conf.arg(name="report")] = None,
-    anchors: Path | None = None,
-) -> None:
-    """Fit a scaling law to a run table and say how far it is to be trusted. `unisc fit replay` runs published fits again.
+def _fit() -> Callable[..., None]:
+    """Return the fit command; what it needs takes long to import, and the others do without."""
+    from unisc.scaling.command import FitOptions
 
-    Args:
-        table: runs as .csv, .parquet or .jsonl, one a row; or the word replay.
-        options: what to fit.
-        json_out: file that receives the whole result.
-        report_out: folder that receives a page of numbers and figures, and the result as fit.json.
-        anchors: with replay, the folder that holds the published tables.
-    """
-    from unisc.scaling import describe
+    def fit(
+        table: tyro.conf.Positional[Path],
+        /,
+        options: Annotated[FitOptions, tyro.conf.arg(name="")],
+        json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+        report_out: Annotated[Path | None, tyro.conf.arg(name="report")] = None,
+        anchors: Path | None = None,
+    ) -> None:
+        """Fit a scaling law to a run table and say how far it is to be trusted. `unisc fit replay` runs published fits again.
 
-    if str(table) == "replay":
-        from unisc.scaling.replay import replay
+        Args:
+            table: runs as .csv, .parquet or .jsonl, one a row; or the word replay.
+            options: what to fit.
+            json_out: file that receives the whole result.
+            report_out: folder that receives a page of numbers and figures, and the result as fit.json.
+            anchors: with replay, the folder that holds the published tables.
+        """
+        from unisc.scaling import describe
 
-        if anchors is None:
-            raise InputError("replay needs --anchors, the folder that holds epoch_chinchilla/, porian_isoflop/ and the others")
-        checks = []
-        for check in replay(anchors):
-            checks.append(check)
-            sys.stdout.write(f"{describe.replay_line(check)}\n")
-        result: Any = [check.to_json() for check in checks]
-        failed = [check for check in checks if not check.passed]
-    else:
-        from unisc.scaling.command import fit_table
+        if str(table) == "replay":
+            from unisc.scaling.replay import replay
 
-        found = fit_table(table, options)
-        sys.stdout.writelines(f"{line}\n" for line in describe.outcome_lines(found))
-        result, failed = found.to_json(), []
-        if report_out is not None:
-            from analysis.fit_report import build
+            if anchors is None:
+                raise InputError("replay needs --anchors, the folder with epoch_chinchilla/, porian_isoflop/ and the others")
+            checks = []
+            for check in replay(anchors):
+                checks.append(check)
+                sys.stdout.write(f"{describe.replay_line(check)}\n")
+            result: Any = [check.to_json() for check in checks]
+            failed = [check for check in checks if not check.passed]
+        else:
+            from unisc.scaling.command import fit_table
 
-            sys.stdout.write(f"{build(found, report_out)}\n")
-    if json_out is not None:
-        json_out.parent.mkdir(parents=True, exist_ok=True)
-        json_out.write_text(json.dumps(result, indent=1))
-    if failed:
-        sys.exit(1)
+            found = fit_table(table, options)
+            sys.stdout.writelines(f"{line}\n" for line in describe.outcome_lines(found))
+            result, failed = found.to_json(), []
+            if report_out is not None:
+                from analysis.fit_report import build
+
+                sys.stdout.write(f"{build(found, report_out)}\n")
+        if json_out is not None:
+            json_out.parent.mkdir(parents=True, exist_ok=True)
+            json_out.write_text(json.dumps(result, indent=1))
+        if failed:
+            sys.exit(1)
+
+    return fit
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -223,7 +229,7 @@ def main() -> None:
     return run_command(
         "unisc",
         lambda: tyro.extras.subcommand_cli_from_dict(
-            {"study": study, "sweep": sweep, "status": status, "report": report, "train": train, "fit": fit},
+            {"study": study, "sweep": sweep, "status": status, "report": report, "train": train, "fit": _fit()},
             prog="unisc",
             description="Scaling-law research and ranking-model experiments for e-commerce search.",
         ),

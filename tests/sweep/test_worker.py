@@ -32,9 +32,16 @@ def plan(sweep, runs, **changes):
     return write_plan(sweep.dir, runs, prefixes=PREFIXES)
 
 
-def start(sweep):
+def start(sweep, **options):
     command = [sys.executable, "-m", "unisc.sweep.worker", "--sweep", str(sweep.dir)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, **options)
+
+
+def outcome(sweep):
+    """Serve the sweep with one worker to its end; return its exit status and what it said."""
+    worker = start(sweep, stderr=subprocess.PIPE, text=True)
+    _, said = worker.communicate(timeout=60)
+    return worker.returncode, said
 
 
 def wait_for(condition, secs=30.0):
@@ -110,9 +117,8 @@ def test_a_cancelled_sweep_ends_its_workers_wherever_they_are(sweep, packs):
 
 def test_a_machine_without_the_profiles_devices_is_one_line_and_harms_no_run(sweep):
     [run] = plan(sweep, [sweep.run(0)], platform="cuda")
-    worker = start(sweep)
-    _, said = worker.communicate(timeout=60)
-    assert worker.returncode == work.EXIT_INPUT_ERROR
+    code, said = outcome(sweep)
+    assert code == work.EXIT_INPUT_ERROR
     assert said.splitlines()[-1].startswith("the profile wants cuda, and JAX finds ")
     assert sweep.executions() == [] and read_status(sweep.dir, run.fingerprint)["failures"] == 0
 
@@ -143,19 +149,14 @@ def test_settings_that_are_not_ours_are_one_line(sweep, text, message):
     sweep.dir.mkdir()
     if text is not None:
         (sweep.dir / "settings.json").write_text(text)
-    worker = start(sweep)
-    _, said = worker.communicate(timeout=30)
-    assert worker.returncode == work.EXIT_INPUT_ERROR
+    code, said = outcome(sweep)
+    assert code == work.EXIT_INPUT_ERROR
     assert message in said and len(said.splitlines()) == 1
 
 
 def test_workers_killed_at_random_lose_and_repeat_nothing(sweep, load_file):
     """The short form of `make torture`; the same race is for every launcher."""
     torture = load_file(Path(__file__).parents[2] / "benchmarks" / "torture.py")
-    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    try:
-        found = torture.race(local.submit, sweep.dir, sweep.data, points=16, workers=3, kills=3, seed=1, deadline_secs=120)
-    finally:
-        signal.signal(signal.SIGCHLD, before)
+    found = torture.race(local.submit, sweep.dir, sweep.data, points=16, workers=3, kills=3, seed=1, deadline_secs=120)
     assert found == {"points": 16, "recorded": 16, "lost": 0, "duplicated": 0, "kills": 3}
     assert all(json.loads(path.read_text())["metrics"] for path in sweep.dir.glob("runs/*/record.json"))

@@ -83,7 +83,7 @@ class SweepFile:
             line = " ".join(f"{type(e).__name__}: {e}".split())
             trace, number = e.__traceback__, None
             while trace is not None:
-                if Path(trace.tb_frame.f_code.co_filename) == self.path:
+                if Path(trace.tb_frame.f_code.co_filename).resolve() == self.path.resolve():
                     number = trace.tb_lineno
                 trace = trace.tb_next
             where = f"{self.path}, line {number}" if number else str(self.path)

@@ -49,14 +49,12 @@ class Forecast:
             return
         if not max_device_hours > 0:
             raise InputError(f"--max-device-hours {max_device_hours:g}: must be more than 0; leave it out for no limit")
+        limit, spent = f"--max-device-hours {max_device_hours:g}", f"{self.spent_hours:.3g} spent"
         if self.left_hours and self.spent_hours >= max_device_hours:
-            raise InputError(
-                f"--max-device-hours {max_device_hours:g}: {self.spent_hours:.3g} spent already and runs are left; raise it"
-            )
+            raise InputError(f"{limit}: {spent} already, and runs are left; raise it")
         if self.spent_hours + self.left_hours > max_device_hours:
             raise InputError(
-                f"--max-device-hours {max_device_hours:g}: {self.spent_hours:.3g} spent and {self.left_hours:.3g} predicted are "
-                "more; raise it, or take a smaller preset"
+                f"{limit}: {spent} and {self.left_hours:.3g} predicted are more; raise it or take a smaller preset"
             )
 
 

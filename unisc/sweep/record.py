@@ -117,7 +117,7 @@ def parse_record(text: bytes | None, store: Store, fingerprint: str) -> dict[str
         return None
     if schema not in (1, SCHEMA) or record.get("fingerprint") != fingerprint:
         raise InputError(
-            f"{path}: schema {schema!r}, run {record.get('fingerprint')!r}, where schema {SCHEMA} and its own folder's name are "
+            f"{path}: schema {schema!r}, run {record.get('fingerprint')!r}, where schema {SCHEMA} and its folder's name are "
             f"needed; move {store.show()} aside and run the sweep again"
         )
     return record if isinstance(record.get("metrics"), dict) else None

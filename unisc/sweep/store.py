@@ -169,9 +169,8 @@ class ObjectStore(Store):
 
     def remove(self, name: str) -> None:
         with self._explained(name):
-            pages = self._api.list(self._bucket, self._key(name))
-            keys = [self._key(name), *(each["path"] for page in pages for each in page)]
-            for key in keys:
+            inside = [each["path"] for page in self._api.list(self._bucket, self._key(name)) for each in page]
+            for key in inside or [self._key(name)]:
                 with suppress(FileNotFoundError):
                     self._api.delete(self._bucket, key)
 

@@ -154,8 +154,14 @@ def submit(sweep_dir: Path, *, workers: int, profile: Profile) -> list[str]:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
             )
+        _detached.append(process)
         started.append(str(process.pid))
+    _detached[:] = [process for process in _detached if process.poll() is None]
     return started
+
+
+_detached: list[subprocess.Popen] = []
+"""Workers that this process has started and does not wait for; here only so that those that end leave no zombie."""
 
 
 @dataclass(slots=True)
