@@ -54,7 +54,7 @@ class Forecast:
             raise InputError(f"{limit}: {spent} already, and runs are left; raise it")
         if self.spent_hours + self.left_hours > max_device_hours:
             raise InputError(
-                f"{limit}: {spent} and {self.left_hours:.3g} predicted are more; raise it or take a smaller preset"
+                f"{limit}: {spent} and {self.left_hours:.3g} predicted are more; raise it, or plan less"
             )
 
 
