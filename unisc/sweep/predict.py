@@ -53,9 +53,7 @@ class Forecast:
         if self.left_hours and self.spent_hours >= max_device_hours:
             raise InputError(f"{limit}: {spent} already, and runs are left; raise it")
         if self.spent_hours + self.left_hours > max_device_hours:
-            raise InputError(
-                f"{limit}: {spent} and {self.left_hours:.3g} predicted are more; raise it, or plan less"
-            )
+            raise InputError(f"{limit}: {spent} and {self.left_hours:.3g} predicted are more; raise it, or plan less")
 
 
 def forecast(
