@@ -170,9 +170,14 @@ class ObjectStore(Store):
     def remove(self, name: str) -> None:
         with self._explained(name):
             inside = [each["path"] for page in self._api.list(self._bucket, self._key(name)) for each in page]
-            for key in inside or [self._key(name)]:
+            is_text = not inside and name.rpartition("/")[2] in self._texts(name.rpartition("/")[0])
+            for key in inside or [self._key(name)] * is_text:
                 with suppress(FileNotFoundError):
                     self._api.delete(self._bucket, key)
+
+    def _texts(self, folder: str) -> list[str]:
+        found = self._api.list_with_delimiter(self._bucket, self._key(folder) or None)
+        return [each["path"].rpartition("/")[2] for each in found["objects"]]
 
     def at(self, folder: str) -> "ObjectStore":
         return ObjectStore(self._bucket if not isinstance(self._place, str) else self._place, self._key(folder))
