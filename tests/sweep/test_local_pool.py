@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from unisc.config import to_json
 from unisc.errors import InputError
 from unisc.sweep import worker as work
 from unisc.sweep.launch import local
@@ -40,13 +39,10 @@ def pids_of(sweep: Any) -> list[int]:
     return [int(line.split()[2]) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def settings_of(sweep: Any, **changes: Any) -> str:
-    fields = {"sweep_dir": str(sweep.dir), "runtime": sweep.runtime, "prefixes": PREFIXES, **changes}
-    return to_json(work.Settings(**fields))
-
-
 def start_worker(sweep: Any, **changes: Any) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "unisc.sweep.worker", settings_of(sweep, **changes)])
+    fields = {"sweep_dir": str(sweep.dir), "runtime": sweep.runtime, "prefixes": PREFIXES, **changes}
+    work.write_settings(work.Settings(**fields))
+    return subprocess.Popen([sys.executable, "-m", "unisc.sweep.worker", "--sweep", str(sweep.dir)])
 
 
 def test_every_run_leaves_one_record_and_a_second_call_touches_none(sweep):

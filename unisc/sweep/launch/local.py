@@ -1,6 +1,5 @@
 """The local pool: workers pinned to processors of their own, as many as pay, and the time left on screen."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -13,20 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unisc.config import Runtime, to_json
+from unisc.config import Runtime
 from unisc.cpu import keep_memory
 from unisc.errors import InputError
 from unisc.files import make_folder
 from unisc.sweep import worker as work
+from unisc.sweep.board import CANCELLED
 from unisc.sweep.placement import place
-from unisc.sweep.plan import DEFAULT_PREFIXES, Run, run_folder, write_plan
+from unisc.sweep.plan import DEFAULT_PREFIXES, Run, write_plan
+from unisc.sweep.profile import Profile
 from unisc.sweep.progress import Display
-from unisc.sweep.record import read_records, read_status, write_status
+from unisc.sweep.record import forgive, read_records
 from unisc.sweep.status import Monitor, Summary
+from unisc.sweep.store import store_of
 
 POLL_SECS = 0.1
 SHOW_SECS = 1.0
-STOP_SECS = 15.0
+STOP_SECS = 25.0
 MAX_RESTARTS = 3
 """How many workers that die by themselves are replaced before the sweep gives up."""
 
@@ -44,13 +46,16 @@ def run_sweep(
     prefixes: Sequence[str] = DEFAULT_PREFIXES,
     heartbeat_secs: float = 5.0,
     stale_secs: float = 60.0,
+    follow: Callable[[], None] | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Execute what is not yet done of `runs` in a pool of local workers and return the records of all that are, in order.
 
     Killed and called again it continues and repeats nothing; runs that failed get their attempts anew. A run whose process
     dies or raises is tried `max_attempts` times and then left out (`Monitor.failures` tells which and why). `workers` are as
     many as `unisc.sweep.placement` has it by default; `runtime.work_dir` is replaced by each run's own folder. With
-    `max_hours`, no run starts that is predicted to end later than that after this call.
+    `max_hours`, no run starts that is predicted to end later than that after this call. `follow` is called now and then, and
+    `options` are further fields of `unisc.sweep.settings.Settings`.
 
     Raises:
       InputError: no runs, an unusable folder, a directory of another version, a full disk, or a run that raised InputError.
@@ -62,12 +67,15 @@ def run_sweep(
         raise InputError(f"max_hours: {max_hours} is not more than 0; leave it out for no limit")
     sweep_dir = Path(sweep_dir).absolute()
     make_folder(sweep_dir / "runs")
-    planned = write_plan(sweep_dir, runs, prefixes=prefixes)
-    monitor = Monitor(sweep_dir, planned)
-    _forgive(sweep_dir, planned)
+    store = store_of(options.get("store") or sweep_dir)
+    planned = write_plan(store, runs, prefixes=prefixes)
+    monitor = Monitor(sweep_dir, planned, _store=store)
+    forgive(store, planned)
+    store.remove(CANCELLED)
     before = monitor.look()
     num_runs = before.total - before.done
-    placed = place(num_runs, num_processors=len(_processors()), threads=runtime.num_threads)
+    platforms = {"JAX_PLATFORMS": options["platform"]} if options.get("platform") else os.environ
+    placed = place(num_runs, num_processors=len(_processors()), threads=runtime.num_threads, environ=platforms)
     num_workers = min(workers or placed.workers, max(num_runs, 1))
     settings = work.Settings(
         sweep_dir=str(sweep_dir),
@@ -78,10 +86,17 @@ def run_sweep(
         max_hours=max_hours,
         heartbeat_secs=heartbeat_secs,
         stale_secs=stale_secs,
-        parent_pid=os.getpid(),
+        **options,
     )
+    work.write_settings(settings)
     display = Display(title) if progress is True else None
-    tell = display or (progress if callable(progress) else lambda summary: None)
+    show = display or (progress if callable(progress) else lambda summary: None)
+
+    def tell(summary: Summary) -> None:
+        show(summary)
+        if follow is not None:
+            follow()
+
     with display or nullcontext():
         if before.done < before.total:
             with _pool(settings, num_workers) as pool:
@@ -91,19 +106,19 @@ def run_sweep(
         if display:
             for failure in failed:
                 display.note(f"{title}: {failure}")
-    records = read_records(sweep_dir)
+    records = read_records(store)
     if failed and not records:
         raise RuntimeError(f"no run succeeded and {len(failed)} failed; the first: {failed[0]}")
     return records
 
 
-def environment(sweep_dir: Path, num_threads: int) -> dict[str, str]:
+def environment(sweep_dir: Path, num_threads: int, platform: str = "") -> dict[str, str]:
     """Return the environment of a worker that shares a machine with others.
 
     Thread counts: XLA's CPU client sizes its pools by NPROC and the processors it may use; `--xla_cpu_multi_thread_eigen`
     and a bare `intra_op_parallelism_threads` in XLA_FLAGS change nothing or abort in jaxlib 0.10 (measured), so neither is
     set. Memory: glibc keeps freed pages, because fresh ones cost more than the arithmetic on them. What the user has set
-    stays as it is.
+    stays as it is, but for a profile's platform.
     """
     threads = str(num_threads)
     wanted = {
@@ -119,7 +134,34 @@ def environment(sweep_dir: Path, num_threads: int) -> dict[str, str]:
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return {**wanted, **keep_memory(), **os.environ}
+    given = {"JAX_PLATFORMS": platform} if platform else {}
+    return {**wanted, **keep_memory(), **os.environ, **given}
+
+
+def submit(sweep_dir: Path, *, workers: int, profile: Profile) -> list[str]:
+    """Start workers of a planned sweep that outlive this process, and return their process ids; what they say is in `workers/`.
+
+    Called again it adds helpers. `run_sweep` is for a sweep that is watched.
+    """
+    settings = work.read_settings(sweep_dir)
+    platform = "" if profile.platform == "cpu" else profile.platform
+    env = environment(sweep_dir, settings.runtime.num_threads, platform)
+    logs, started = make_folder(sweep_dir / "workers"), []
+    for _ in range(workers):
+        name = logs / f"{time.time_ns()}.txt"
+        with name.open("wb") as log:
+            command = [sys.executable, "-m", "unisc.sweep.worker", "--sweep", str(sweep_dir)]
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+            )
+        _detached.append(process)
+        started.append(str(process.pid))
+    _detached[:] = [process for process in _detached if process.poll() is None]
+    return started
+
+
+_detached: list[subprocess.Popen] = []
+"""Workers that this process has started and does not wait for; here only so that those that end leave no zombie."""
 
 
 @dataclass(slots=True)
@@ -144,9 +186,11 @@ class _Pool:
         hours = self.settings.max_hours
         if hours is not None:  # one that replaces another gets what is left
             hours = max(hours - (time.monotonic() - self.started) / 3600, 0.0)
-        env = environment(Path(self.settings.sweep_dir), self.settings.runtime.num_threads)
+        env = environment(Path(self.settings.sweep_dir), self.settings.runtime.num_threads, self.settings.platform)
+        command = [sys.executable, "-m", "unisc.sweep.worker", "--sweep", self.settings.sweep_dir]
+        command += ["--parent-pid", str(os.getpid())]
         process = subprocess.Popen(
-            [sys.executable, "-m", "unisc.sweep.worker", to_json(dataclasses.replace(self.settings, max_hours=hours))],
+            [*command, *([] if hours is None else ["--max-hours", str(max(hours, 1e-9))])],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -230,12 +274,3 @@ def _processors() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _forgive(sweep_dir: Path, runs: Sequence[Run]) -> None:
-    """Give runs that failed in an earlier call their attempts anew: their cause may have been mended."""
-    for run in runs:
-        if (run_folder(sweep_dir, run.fingerprint) / "status.json").exists():
-            status = read_status(sweep_dir, run.fingerprint)
-            if status["state"] in ("failed", "pending") and status["failures"]:
-                write_status(sweep_dir, run.fingerprint, "pending")
