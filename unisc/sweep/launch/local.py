@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from unisc.config import Runtime
-from unisc.cpu import keep_memory
 from unisc.errors import InputError
 from unisc.files import make_folder
 from unisc.sweep import worker as work
+from unisc.sweep.launch.environment import environment
 from unisc.sweep.placement import place
 from unisc.sweep.plan import DEFAULT_PREFIXES, Run, run_folder, write_plan
 from unisc.sweep.progress import Display
@@ -94,31 +94,6 @@ def run_sweep(
     if failed and not records:
         raise RuntimeError(f"no run succeeded and {len(failed)} failed; the first: {failed[0]}")
     return records
-
-
-def environment(sweep_dir: Path, num_threads: int) -> dict[str, str]:
-    """Return the environment of a worker that shares a machine with others.
-
-    Thread counts: XLA's CPU client sizes its pools by NPROC and the processors it may use; `--xla_cpu_multi_thread_eigen`
-    and a bare `intra_op_parallelism_threads` in XLA_FLAGS change nothing or abort in jaxlib 0.10 (measured), so neither is
-    set. Memory: glibc keeps freed pages, because fresh ones cost more than the arithmetic on them. What the user has set
-    stays as it is.
-    """
-    threads = str(num_threads)
-    wanted = {
-        "NPROC": threads,
-        "OMP_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "JAX_COMPILATION_CACHE_DIR": str(sweep_dir / "compile_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    return {**wanted, **keep_memory(), **os.environ}
 
 
 @dataclass(slots=True)
