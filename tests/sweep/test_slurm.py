@@ -114,6 +114,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.undo()
 
 
+def begin_again(ids: list[str]) -> None:
+    """Once tasks are queued again, let them start now: Slurm has a requeued job wait for two minutes."""
+    deadline = time.monotonic() + 20
+    while {ask("squeue", "-h", "--array", "-o", "%T", f"--jobs={name}") for name in ids} != {"PENDING"}:
+        assert time.monotonic() < deadline, "not queued again"
+        time.sleep(0.1)
+    for name in ids:
+        ask("scontrol", "update", f"jobid={name}", "starttime=now")
+
+
 @pytest.fixture
 def race(sweep):
     from sweep_experiments import race as module
@@ -139,8 +149,7 @@ def test_a_drained_node_gives_its_runs_back_and_the_job_continues_when_requeued(
     now = summary(sweep.dir)
     assert (now.running, now.failed, now.done + now.pending) == (0, 0, 3)
     ask("scontrol", "update", f"nodename={cluster}", "state=resume")
-    for name in ids:  # Slurm lets a requeued job wait for two minutes
-        ask("scontrol", "update", f"jobid={name}", "starttime=now")
+    begin_again(ids)
     race.wait_until(lambda: len(read_records(sweep.dir)) == 3, 40)
     race.wait_until(lambda: not slurm.alive(ids), 20)
     assert sorted(set(sweep.executions("end"))) == sorted(sweep.executions("end")) == [0, 1, 2]
@@ -151,9 +160,9 @@ def test_a_task_told_that_its_time_is_up_requeues_itself(cluster, sweep, race):
     ids = slurm.submit(sweep.dir, workers=1, profile=PROFILE)
     race.wait_until(lambda: sweep.executions() == [0], 20)
     ask("scancel", "--batch", "--signal=TERM", *ids)  # what --signal=B:TERM sends before the limit
-    race.wait_until(lambda: ask("squeue", "-h", "--array", "-o", "%T", f"--jobs={ids[0]}") == "PENDING", 20)
+    race.wait_until(lambda: not race.workers_of(sweep.dir), 20)
     assert summary(sweep.dir).running == 0
-    ask("scontrol", "update", f"jobid={ids[0]}", "starttime=now")
+    begin_again(ids)
     race.wait_until(lambda: not slurm.alive(ids), 30)
     assert len(read_records(sweep.dir)) == 1
     assert sweep.executions("end") == [0]

@@ -1,0 +1,137 @@
+"""Ray for real: a local cluster of two processors without dashboard, started and ended here."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unisc.errors import InputError
+from unisc.sweep.launch import ray as engine
+from unisc.sweep.profile import Profile
+from unisc.sweep.record import read_records
+from unisc.sweep.status import summary
+
+HERE = Path(__file__).parent
+PROFILE = Profile(platform="cpu", device="cpu", memory_gib_per_host=0.25)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A cluster's address."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install unisc[ray])")
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        address = f"127.0.0.1:{found.getsockname()[1]}"
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # paths of its sockets must be short
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_AUTH_TOKEN_PATH", str(folder / "token"))
+    (folder / "token").write_text(os.urandom(32).hex())
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    command += ["--include-dashboard=false", f"--port={address.split(':')[1]}", "--node-ip-address=127.0.0.1"]
+    command += [f"--temp-dir={folder / 'd'}", "--disable-usage-stats", "--object-store-memory=100000000"]
+    with (folder / "out.txt").open("ab") as out:
+        head = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        for _ in range(40):
+            if head.poll() is not None:
+                pytest.fail(f"Ray does not start here: {(folder / 'out.txt').read_text()[-2000:]}")
+            try:
+                engine.connect(address)
+                break
+            except InputError:
+                pass
+        yield address
+    finally:
+        ray.shutdown()
+        head.terminate()
+        try:
+            head.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+        patch.undo()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def race(sweep):
+    from sweep_experiments import race as module
+
+    yield module
+    module.wait_until(lambda: module.workers_of(sweep.dir) == [], 10)
+
+
+def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, race):
+    race.race(sweep, lambda n: engine.submit(sweep.dir, workers=n, profile=PROFILE, address=cluster), engine.alive)
+    assert len(list((sweep.dir / "ray").glob("unisc-sweep-*.txt"))) >= 2
+
+
+def test_an_actor_that_dies_is_begun_again_and_its_worker_ends_with_it(cluster, sweep, race):
+    race.prepare(sweep, [sweep.run(i, secs=1.5) for i in range(2)], num_workers=1)
+    [name] = engine.submit(sweep.dir, workers=1, profile=PROFILE, address=cluster)
+    race.wait_until(lambda: sweep.executions() and race.workers_of(sweep.dir), 30)
+    [worker] = race.workers_of(sweep.dir)
+    os.kill(int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)  # its actor
+    race.wait_until(lambda: worker not in race.workers_of(sweep.dir), 20)
+    race.wait_until(lambda: not engine.alive([name]), 40)
+    assert len(read_records(sweep.dir)) == 2
+    assert sweep.executions("end") == [0, 1]
+
+
+def test_cancelled_workers_release_their_runs(cluster, sweep, race):
+    race.prepare(sweep, [sweep.run(i, secs=60.0) for i in range(4)], num_workers=3)
+    names = engine.submit(sweep.dir, workers=3, profile=PROFILE, address=cluster)  # one of them has to wait for room
+    race.wait_until(lambda: len(sweep.executions()) == 2, 30)
+    assert engine.alive(names) == names
+    engine.cancel(names)
+    assert engine.alive(names) == []
+    race.wait_until(lambda: not race.workers_of(sweep.dir), 10)
+    now = summary(sweep.dir)
+    assert (now.running, now.pending, now.failed) == (0, 4, 0)
+
+
+def test_what_no_node_can_give_is_refused(cluster, sweep):
+    with pytest.raises(InputError, match=r"^ray: the profile wants 8 GPU a worker and the largest node has 0; "):
+        engine.submit(
+            sweep.dir, workers=1, profile=Profile(platform="cuda", device="a100", devices_per_worker=8, memory_gib_per_host=0.1)
+        )
+    with pytest.raises(InputError, match=r"^ray: the profile wants 1 here a worker"):
+        engine.submit(sweep.dir, workers=1, profile=Profile(platform="cpu", device="cpu", ray={"here": 1.0}))
+
+
+def test_bad_input_is_one_line(sweep, monkeypatch):
+    with pytest.raises(InputError, match=r"^workers: 0 is fewer than 1; "):
+        engine.submit(sweep.dir, workers=0, profile=PROFILE)
+    many = Profile(platform="cpu", device="cpu", devices_per_worker=2, hosts_per_worker=2)
+    with pytest.raises(InputError, match=r"^profile: hosts_per_worker is more than 1"):
+        engine.submit(sweep.dir, workers=1, profile=many)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"^ray: not installed; type pip install unisc\[ray\]$"):
+        engine.submit(sweep.dir, workers=1, profile=PROFILE)
+
+
+NOBODY = """
+import sys
+from unisc.errors import InputError
+from unisc.sweep.launch import ray
+try:
+    ray.connect(sys.argv[1])
+except InputError as e:
+    print(e)
+"""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_an_address_without_a_cluster_is_one_line(address):
+    pytest.importorskip("ray", reason="Ray is not installed (pip install unisc[ray])")
+    done = subprocess.run([sys.executable, "-c", NOBODY, address], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"ray: no cluster at {address} (")
+    assert done.stdout.endswith("; start one with ray start --head, or give the address of one\n")
+    assert done.stdout.count("\n") == 1
