@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,13 +27,14 @@ PROFILE = Profile(platform="cpu", device="cpu", memory_gib_per_host=0.25)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A cluster's address."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install unisc[ray])")
     with socket.create_server(("127.0.0.1", 0)) as found:
         address = f"127.0.0.1:{found.getsockname()[1]}"
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # paths of its sockets must be short
     patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_AUTH_TOKEN_PATH", str(folder / "token"))
     (folder / "token").write_text(os.urandom(32).hex())
+    patch.setenv("RAY_AUTH_MODE", "token")  # before the import, which settles how to talk to clusters
+    patch.setenv("RAY_AUTH_TOKEN_PATH", str(folder / "token"))
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install unisc[ray])")
     patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
     command += ["--include-dashboard=false", f"--port={address.split(':')[1]}", "--node-ip-address=127.0.0.1"]
@@ -39,14 +42,13 @@ def cluster() -> Iterator[str]:
     with (folder / "out.txt").open("ab") as out:
         head = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
-        for _ in range(40):
-            if head.poll() is not None:
-                pytest.fail(f"Ray does not start here: {(folder / 'out.txt').read_text()[-2000:]}")
-            try:
+        deadline = time.monotonic() + 60
+        while not ray.is_initialized():
+            said = (folder / "out.txt").read_text()[-2000:]
+            assert head.poll() is None and time.monotonic() < deadline, f"Ray does not start here: {said}"
+            time.sleep(0.5)
+            with suppress(InputError):
                 engine.connect(address)
-                break
-            except InputError:
-                pass
         yield address
     finally:
         ray.shutdown()

@@ -49,18 +49,19 @@ def submit(
     if not is_growing:
         _check_room(ray, wanted)
     rest = {name: count for name, count in wanted.items() if name not in ("CPU", "GPU")}
-    actor = ray.remote(Keeper).options(
-        lifetime="detached",
-        max_restarts=-1,
-        max_concurrency=2,
-        num_cpus=wanted["CPU"],
-        num_gpus=wanted.get("GPU", 0.0),
-        resources=rest,
-        memory=round(profile.memory_gib_per_host * 2**30),
-    )
+    options = {
+        "lifetime": "detached",
+        "max_restarts": -1,
+        "max_concurrency": 2,
+        "num_cpus": wanted["CPU"],
+        "num_gpus": wanted.get("GPU", 0.0),
+        "resources": rest,
+        "memory": round(profile.memory_gib_per_host * 2**30),
+    }
     names = [f"unisc-{sweep_dir.name}-{secrets.token_hex(3)}-{number}" for number in range(workers)]
+    actor = ray.remote(Keeper)
     for name in names:
-        actor.options(name=name).remote(str(sweep_dir), profile.cores, profile.platform, name)
+        actor.options(name=name, **options).remote(str(sweep_dir), profile.cores, profile.platform, name)
     return names
 
 
