@@ -139,6 +139,7 @@ def start(config: Config, columns: Columns, runtime: Runtime) -> PackedRun:
         log_every_steps=runtime.log_every_steps,
         checkpoint_every_steps=runtime.checkpoint_every_steps,
         on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
+        should_stop=runtime.should_stop,
         flops_of=lambda examples, requests: flops.train(num_candidates=examples, num_requests=requests),
         profile=runtime.profile,
     )

@@ -84,6 +84,7 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
             log_every_steps=runtime.log_every_steps,
             checkpoint_every_steps=runtime.checkpoint_every_steps,
             on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
+            should_stop=runtime.should_stop,
         ),
     )
 

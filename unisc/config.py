@@ -33,6 +33,10 @@ class Runtime:
     def report(self, frac_done: float) -> None:
         """Tell whoever watches how far the run is, 0 to 1. A sweep's worker listens; by default nobody does."""
 
+    def should_stop(self) -> bool:
+        """Return whether the run is to save itself and raise `unisc.errors.Stopped`; one that asks is given time to."""
+        return False
+
 
 def to_json(config: Any) -> str:
     """Return a configuration's canonical JSON.

@@ -36,17 +36,22 @@ def write_atomic(path: Path, text: str) -> None:
         _sync_folder(path.parent)
 
 
-def write_once(path: Path, text: str) -> bool:
-    """Write a file atomically unless it is already there; return whether this call wrote it."""
+def write_once(path: Path, text: str, *, sync: bool = True) -> bool:
+    """Write a file atomically unless it is already there; return whether this call wrote it.
+
+    By a hard link, which also NFS makes atomically; with `sync` it survives a power cut.
+    """
     with explained(path):
-        temporary = _write_beside(path, text)
+        temporary = _write_beside(path, text, sync=sync)
         try:
             path.hardlink_to(temporary)
         except FileExistsError:
-            return False
+            # NFS answers so as well when it has made the link but its first answer was lost; the count of links tells.
+            return temporary.stat().st_nlink == 2
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        if sync:
+            _sync_folder(path.parent)
         return True
 
 
@@ -59,8 +64,16 @@ def replace_quickly(path: Path, text: str) -> None:
 def read_object(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None where the file is missing, cut short or not an object."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return object_in(path.read_bytes())
+    except OSError:
+        return None
+
+
+def object_in(text: bytes | None) -> dict[str, Any] | None:
+    """Return the JSON object that a text is, or None where it is none."""
+    try:
+        found = None if text is None else json.loads(text)
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 

@@ -59,7 +59,7 @@ def test_a_foreign_lease_is_stale_only_after_this_observer_has_watched_it_long_e
     clock[0] += 1
     assert watcher.look(tmp_path) == (1, "stale")
     taken = watcher.claim(tmp_path)
-    assert taken is not None and taken.path.name == "000002"
+    assert taken is not None and taken.number == 2
 
 
 def test_each_beat_starts_the_waiting_anew_whatever_its_clock_says(tmp_path, clock):

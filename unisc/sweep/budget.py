@@ -39,6 +39,12 @@ class Calibration:
         rates = {key: secs / units for key, (secs, units) in totals.items()}
         return cls(secs_per_unit=rates.pop(""), by_key={key[1:]: rate for key, rate in rates.items()})
 
+    def times(self, factor: float) -> "Calibration":
+        """Return the calibration of so many devices' time where this is one's."""
+        secs = self.secs_per_unit
+        rates = {key: factor * rate for key, rate in self.by_key.items()}
+        return Calibration(secs_per_unit=None if secs is None else factor * secs, by_key=rates)
+
     def predict_secs(self, run: Run) -> float | None:
         """Return how long a run will take; None before any run has finished."""
         if self.secs_per_unit is None:

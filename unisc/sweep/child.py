@@ -3,6 +3,7 @@
 Requests come as JSON lines on standard input and answers go as JSON lines to what was standard output. Both descriptors are
 moved out of the way at the start, so that whatever a run prints, from Python or C++, lands in its log file and whatever it
 reads is empty. The process dies with its worker: by the kernel's parent-death signal and, everywhere, by end of input.
+SIGTERM asks the run under way to save itself, if it is one that listens (`Runtime.should_stop`); any other ends at once.
 """
 
 import ctypes
@@ -15,22 +16,32 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
 from unisc.config import Runtime, from_plain
-from unisc.errors import InputError
+from unisc.errors import InputError, Stopped
 from unisc.files import FULL, dumps
 from unisc.sweep import environment
 from unisc.sweep.plan import check_module, run_fingerprint
 from unisc.sweep.record import sections_of
 
 REPORT_SECS = 0.5
+STOPPED = 128 + signal.SIGTERM
+"""How a child exits that was told to end: not a failure of its run."""
 _sending = threading.Lock()
+Answer = dict[str, Any]
+
+
+class _Listening:
+    """Whether the run under way listens for the order to stop, and whether that was given."""
+
+    is_asked = False
+    is_told = False
 
 
 def main() -> None:
@@ -43,64 +54,152 @@ def main() -> None:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
+
+    def stop(number: int, frame: object) -> None:
+        _Listening.is_told = True
+        if not _Listening.is_asked:
+            os._exit(STOPPED)
+
+    signal.signal(signal.SIGTERM, stop)
     inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, inbox), daemon=True).start()
     while True:
-        _send(answers, execute(json.loads(inbox.get()), answers))
+        for answer in execute(json.loads(inbox.get()), answers):
+            _send(answers, answer)
+        _Listening.is_asked = False
+        if _Listening.is_told:
+            os._exit(STOPPED)
 
 
-def execute(request: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
-    """Execute one requested run and return the answer: a `result` with its sections, or an `error` in one line."""
-    log = os.open(request["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+def execute(request: Mapping[str, Any], answers: TextIO) -> Iterator[Answer]:
+    """Execute the requested runs and give each one's answer: a `result` with its sections, or an `error` in one line.
+
+    Runs that the experiment can train as one program are; where they do not fit together, and otherwise, one after the other.
+    """
+    runs = request["runs"]
+    log = os.open(runs[0]["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
     try:
-        return _run(request, answers)
-    except InputError as e:
-        traceback.print_exc()
-        return {"kind": "error", "error": str(e), "is_input_error": True}
-    except BaseException as e:  # SystemExit too: a run must not end the worker's child in silence
-        traceback.print_exc()
-        if isinstance(e, OSError) and e.errno in FULL:
-            where = e.filename or request["runtime"]["work_dir"]
-            error = f"{where}: {os.strerror(e.errno)}; free some space and type the command again"
-            return {"kind": "error", "error": error, "is_input_error": True}
-        line = " ".join(traceback.format_exception_only(e)[-1].split())
-        return {"kind": "error", "error": line, "is_input_error": False}
+        started = time.time()
+        found = _guarded(runs[0], lambda: [load(request["experiment"], request["version"], request["prefixes"])])
+        if isinstance(found, dict):
+            yield found
+            return
+        (module,) = found
+        if (unfit := _missing(request.get("platform", ""))) is not None:
+            yield {"kind": "unfit", "error": unfit, "fingerprint": runs[0]["fingerprint"]}
+            return
+        packed = _guarded(runs[0], lambda: _run_packed(module, request, answers, started)) if len(runs) > 1 else None
+        if isinstance(packed, list):
+            yield from packed
+        elif packed is not None and not packed.get("is_input_error"):
+            yield packed  # a stop, or an error that would come again
+        else:
+            for run in runs:
+                answer = _guarded(run, lambda run=run: [_run(module, request, run, answers, started)])
+                yield answer if isinstance(answer, dict) else answer[0]
     finally:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
 
 
-def _run(request: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
-    started, clock = time.time(), time.monotonic()
-    module = load(request["experiment"], request["version"], request["prefixes"])
-    config = from_plain(module.Config, request["config"])
-    if run_fingerprint(request["experiment"], request["version"], request["config"]) != request["fingerprint"]:
-        raise InputError(f"{request['fingerprint']}: the plan's configuration does not hash to its fingerprint; plan again")
-    plain = dict(request["runtime"])
-    Path(plain["work_dir"]).mkdir(parents=True, exist_ok=True)
-    runtime = _ReportingRuntime(**plain, answers=answers)
-    environment.start_peak_memory()
-    begun, cpu = time.monotonic(), time.process_time()
+def _guarded(run: Mapping[str, Any], act: Callable[[], list[Any]]) -> list[Any] | Answer:
+    """Return what `act` does, or as an answer why it does not: nothing that a run raises ends the child in silence."""
     try:
-        result = module.run(config, runtime)
-    finally:
-        runtime.last[0] = float("inf")  # a thread the run left behind must not report on the next run
-    timing = {
-        "started_at": started,
-        "setup_secs": begun - clock,
-        "wall_secs": time.monotonic() - begun,
-        "cpu_secs": time.process_time() - cpu,
-        "peak_memory_bytes": environment.peak_memory_bytes(),
-    }
-    sections = sections_of(result)
+        return act()
+    except BaseException as e:  # SystemExit too
+        return _error(run, e)
+
+
+def _error(run: Mapping[str, Any], e: BaseException) -> Answer:
+    if isinstance(e, Stopped):
+        return {"kind": "stopped"}
+    traceback.print_exception(e)
+    answer = {"kind": "error", "fingerprint": run["fingerprint"], "is_input_error": True}
+    if isinstance(e, InputError):
+        return {**answer, "error": str(e)}
+    if isinstance(e, OSError) and e.errno in FULL:
+        where = e.filename or run["runtime"]["work_dir"]
+        return {**answer, "error": f"{where}: {os.strerror(e.errno)}; free some space and type the command again"}
+    line = " ".join(traceback.format_exception_only(e)[-1].split())
+    return {**answer, "error": line, "is_input_error": False}
+
+
+def _missing(platform: str) -> str | None:
+    """Say what is wrong where JAX does not find the devices that the profile wants."""
+    if not platform:
+        return None
+    jax = importlib.import_module("jax")
+    try:
+        found = {device.platform for device in jax.devices()} | {jax.default_backend()}
+    except RuntimeError as e:
+        found, why = set(), f" ({' '.join(str(e).split())[:120]})"
+    else:
+        why = ""
+    wanted = {"cuda": {"cuda", "gpu"}, "rocm": {"rocm", "gpu"}}.get(platform, {platform})
+    if found & wanted:
+        return None
+    there = f"JAX finds {' and '.join(sorted(found)) or 'none'}{why}"
+    return f"the profile wants {platform}, and {there}; give the profile of this machine, or mend its drivers"
+
+
+def _prepare(request: Mapping[str, Any], module: ModuleType, run: Mapping[str, Any], answers: TextIO) -> tuple[Any, Any]:
+    config = from_plain(module.Config, run["config"])
+    if run_fingerprint(request["experiment"], request["version"], run["config"]) != run["fingerprint"]:
+        raise InputError(f"{run['fingerprint']}: the plan's configuration does not hash to its fingerprint; plan again")
+    plain = dict(run["runtime"])
+    Path(plain["work_dir"]).mkdir(parents=True, exist_ok=True)
+    return config, _ReportingRuntime(**plain, answers=answers, fingerprint=run["fingerprint"])
+
+
+def _run(module: ModuleType, request: Mapping[str, Any], run: Mapping[str, Any], answers: TextIO, started: float) -> Answer:
+    clock = time.time()
+    config, runtime = _prepare(request, module, run, answers)
+    with _measured(clock - min(started, clock)) as timing:
+        try:
+            result = module.run(config, runtime)
+        finally:
+            runtime.last[0] = float("inf")  # a thread the run left behind must not report on the next run
+    return _result(module, run, result, timing)
+
+
+def _run_packed(module: ModuleType, request: Mapping[str, Any], answers: TextIO, started: float) -> list[Answer]:
+    pairs = [_prepare(request, module, run, answers) for run in request["runs"]]
+    with _measured(time.time() - started) as timing:
+        results = module.run_packed([config for config, _ in pairs], [runtime for _, runtime in pairs])
+    for key in ("setup_secs", "wall_secs", "cpu_secs"):
+        timing[key] /= len(pairs)  # what a run took of the worker's time, as where it runs alone
+    timing["num_packed"] = len(pairs)
+    return [
+        _error(run, result) if isinstance(result, Exception) else _result(module, run, result, timing)
+        for run, result in zip(request["runs"], results, strict=True)
+    ]
+
+
+@contextmanager
+def _measured(setup_secs: float) -> Iterator[dict[str, Any]]:
+    """Measure a block's time and memory into what it is given."""
+    environment.start_peak_memory()
+    timing: dict[str, Any] = {"started_at": time.time() - setup_secs, "setup_secs": setup_secs}
+    begun, cpu = time.monotonic(), time.process_time()
+    yield timing
+    timing["wall_secs"] = time.monotonic() - begun
+    timing["cpu_secs"] = time.process_time() - cpu
+    timing["peak_memory_bytes"] = environment.peak_memory_bytes()
+
+
+def _result(module: ModuleType, run: Mapping[str, Any], result: Any, timing: Mapping[str, Any]) -> Answer:
+    try:
+        sections = sections_of(result)
+    except ValueError as e:
+        return _error(run, e)
     source = Path(module.__file__).parent if module.__file__ else None
     sections["timing"] = {**sections.get("timing", {}), **timing}
     sections["environment"] = {**sections.get("environment", {}), **environment.describe(source)}
-    return {"kind": "result", "sections": sections}
+    return {"kind": "result", "fingerprint": run["fingerprint"], "sections": sections}
 
 
 def load(name: str, version: int, prefixes: list[str]) -> ModuleType:
@@ -136,15 +235,21 @@ def die_with_parent(parent: int, how: signal.Signals) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ReportingRuntime(Runtime):
-    """A runtime whose reports reach the worker, at most a few a second."""
+    """A runtime whose reports reach the worker, at most a few a second, and which hears the order to stop."""
 
     answers: TextIO = field(repr=False, compare=False)
+    fingerprint: str
     last: list[float] = field(default_factory=lambda: [0.0], repr=False, compare=False)
 
     def report(self, frac_done: float) -> None:
         if time.monotonic() - self.last[0] >= REPORT_SECS:
             self.last[0] = time.monotonic()
-            _send(self.answers, {"kind": "progress", "frac_done": min(max(float(frac_done), 0.0), 1.0)})
+            frac_done = min(max(float(frac_done), 0.0), 1.0)
+            _send(self.answers, {"kind": "progress", "fingerprint": self.fingerprint, "frac_done": frac_done})
+
+    def should_stop(self) -> bool:
+        _Listening.is_asked = True
+        return _Listening.is_told
 
 
 def _read(requests: TextIO, inbox: "queue.SimpleQueue[str]") -> None:

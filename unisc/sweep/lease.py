@@ -1,11 +1,11 @@
 """One worker a run: claims by exclusive creation, heartbeats, and takeover of what a dead worker left.
 
-A run's claims are numbered files `lease/000001`, `lease/000002`, ... each created exactly once (O_EXCL) and afterwards
-written only by its creator, so no two processes ever write one file and there is nothing to race for but the creation of
+A run's claims are numbered texts `lease/000001`, `lease/000002`, ... each created exactly once (`Store.create`) and afterwards
+written only by its creator, so no two processes ever write one of them and there is nothing to race for but the creation of
 the next number. The highest number owns the run. It may be followed by the next number once it is released, or once it is
 stale: its heartbeat (a random nonce and a counter; never a clock) has not changed for `stale_secs` of the *observer's* time, or
 its process is known to be dead because it ran on this very machine. An owner that finds a higher number has lost the run.
-Files go away only after the run's record exists, which every claimer looks for again once it holds a lease.
+Claims go away only after the run's record exists, which every claimer looks for again once it holds a lease.
 """
 
 import functools
@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Literal
 
 from unisc.errors import InputError
-from unisc.files import dumps, explained, make_folder, read_object, replace_quickly
+from unisc.files import dumps, object_in
+from unisc.sweep.store import Store, store_of
 
 Liveness = Literal["free", "alive", "unknown", "stale"]
 
 
 @dataclass(slots=True)
 class Lease:
-    """A claim this process holds; `beat` often, then `release` or `finish` once."""
+    """A claim this process holds on the run whose folder `store` is; `beat` often, then `release` or `finish` once."""
 
-    path: Path
+    store: Store
+    number: int
     nonce: str
     counter: int = 0
 
@@ -42,8 +44,8 @@ class Lease:
         return True
 
     def is_lost(self) -> bool:
-        """Return whether a later claim exists."""
-        return _highest(self.path.parent) != int(self.path.name)
+        """Return whether a later claim exists, or this one no longer does."""
+        return _highest(self.store) != self.number
 
     def release(self) -> None:
         """Let the next claimer have the run."""
@@ -52,19 +54,14 @@ class Lease:
         try:
             self._write(released=True)
         except InputError:
-            self.path.unlink(missing_ok=True)  # a full disk: no claim at all is as good as a released one
+            self.store.remove(_name(self.number))  # a full disk: no claim at all is as good as a released one
 
     def finish(self) -> None:
-        """Remove the claims of a run whose record is written."""
-        try:
-            for path in self.path.parent.iterdir():
-                path.unlink(missing_ok=True)
-            self.path.parent.rmdir()
-        except OSError:
-            pass  # a late claimer is here as well; it will find the record and clean up
+        """Remove the claims of a run whose record is written; a late claimer finds the record and cleans up."""
+        self.store.remove("lease")
 
     def _write(self, *, released: bool) -> None:
-        replace_quickly(self.path, dumps(_content(self.nonce, self.counter, released=released)))
+        self.store.replace(_name(self.number), dumps(_content(self.nonce, self.counter, released=released)))
 
 
 @dataclass(slots=True)
@@ -72,49 +69,43 @@ class Observer:
     """What one process has seen of others' heartbeats, on its own monotonic clock."""
 
     stale_secs: float
-    seen: dict[Path, tuple[object, float]] = field(default_factory=dict)
+    seen: dict[str, tuple[object, float]] = field(default_factory=dict)
 
-    def look(self, run_folder: Path) -> tuple[int, Liveness]:
+    def look(self, run_folder: Store | Path) -> tuple[int, Liveness]:
         """Return the number of a run's last claim (0 where none) and what is known of its owner.
 
         "unknown" means that the heartbeat has been watched for too short a time to tell.
         """
-        folder = run_folder / "lease"
-        number = _highest(folder)
+        store = store_of(run_folder)
+        number = _highest(store)
         if number == 0:
             return 0, "free"
-        path = folder / _file_name(number)
-        content = read_object(path) or {}
+        content = object_in(store.read(_name(number))) or {}
         if content.get("released"):
             return number, "free"
         if content.get("machine") == (machine() or "unknown") and isinstance(content.get("pid"), int):
             alive = process_started(content["pid"]) == content.get("process_started")
             return number, "alive" if alive else "stale"
-        beat, now = (content.get("nonce"), content.get("counter")), time.monotonic()
-        before, since = self.seen.get(path, (None, now))
+        beat, now, key = (content.get("nonce"), content.get("counter")), time.monotonic(), store.show(_name(number))
+        before, since = self.seen.get(key, (None, now))
         if before is None:
-            self.seen[path] = (beat, now)
+            self.seen[key] = (beat, now)
             return number, "unknown"
         if before != beat:
-            self.seen[path] = (beat, now)
+            self.seen[key] = (beat, now)
             return number, "alive"
         return number, "stale" if now - since >= self.stale_secs else "unknown"
 
-    def claim(self, run_folder: Path) -> Lease | None:
+    def claim(self, run_folder: Store | Path) -> Lease | None:
         """Claim a run, or return None where it is held or another claimer was faster."""
-        number, liveness = self.look(run_folder)
+        store = store_of(run_folder)
+        number, liveness = self.look(store)
         if liveness not in ("free", "stale"):
             return None
-        folder = make_folder(run_folder / "lease")
-        path, nonce = folder / _file_name(number + 1), secrets.token_hex(8)
-        with explained(path):
-            try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            except (FileExistsError, FileNotFoundError):  # taken, or finished and removed, a moment ago
-                return None
-            with os.fdopen(handle, "w", encoding="utf-8") as f:
-                f.write(dumps(_content(nonce, 0, released=False)))
-        return Lease(path=path, nonce=nonce)
+        nonce = secrets.token_hex(8)
+        if not store.create(_name(number + 1), dumps(_content(nonce, 0, released=False)), durable=False):
+            return None
+        return Lease(store=store, number=number + 1, nonce=nonce)
 
 
 @functools.cache
@@ -148,12 +139,9 @@ def _content(nonce: str, counter: int, *, released: bool) -> dict[str, object]:
     }
 
 
-def _file_name(number: int) -> str:
-    return f"{number:06d}"
+def _name(number: int) -> str:
+    return f"lease/{number:06d}"
 
 
-def _highest(folder: Path) -> int:
-    try:
-        return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0)
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
+def _highest(store: Store) -> int:
+    return max((int(name) for name in store.names("lease") if name.isdecimal()), default=0)

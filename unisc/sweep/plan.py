@@ -11,7 +11,8 @@ from typing import Any
 
 from unisc.config import canonical, fingerprint_plain, to_plain
 from unisc.errors import InputError
-from unisc.files import dumps, read_object, write_atomic
+from unisc.files import dumps, object_in
+from unisc.sweep.store import Store, store_of
 
 SCHEMA = 1
 """Version of everything a sweep directory holds; bumped by hand when its layout changes."""
@@ -25,7 +26,8 @@ class Run:
     """One planned run: an experiment module's name and version, and a configuration in plain form.
 
     `cost` is the predicted work in any unit that grows with time (see `budget.cost_units`); runs that share a `compile_key`
-    are known to reuse each other's compiled programs. Neither is part of the identity.
+    are known to reuse each other's compiled programs, and with `packs` may be trained as one (`run_packed` of the experiment).
+    The sizes, where known, are for predictions. None of these is part of the identity.
     """
 
     experiment: str
@@ -35,9 +37,24 @@ class Run:
     label: str
     compile_key: str
     fingerprint: str
+    num_params: int | None = None
+    num_examples: int | None = None
+    train_flops: float | None = None
+    packs: bool = False
 
     @classmethod
-    def of(cls, experiment: ModuleType, config: Any, *, cost: float, label: str, compile_key: str = "") -> "Run":
+    def of(
+        cls,
+        experiment: ModuleType,
+        config: Any,
+        *,
+        cost: float,
+        label: str,
+        compile_key: str = "",
+        num_params: int | None = None,
+        num_examples: int | None = None,
+        train_flops: float | None = None,
+    ) -> "Run":
         """Return the run of an imported experiment module with one of its configurations.
 
         Raises:
@@ -59,6 +76,10 @@ class Run:
             label=label,
             compile_key=compile_key,
             fingerprint=run_fingerprint(experiment.__name__, version, plain),
+            num_params=num_params,
+            num_examples=num_examples,
+            train_flops=None if train_flops is None else float(train_flops),
+            packs=hasattr(experiment, "run_packed"),
         )
 
     @property
@@ -84,37 +105,40 @@ def check_module(name: str, prefixes: Sequence[str] = DEFAULT_PREFIXES) -> None:
         raise InputError(f"{name!r}: not an allowed experiment module; its name must begin with {' or '.join(prefixes)}")
 
 
-def write_plan(sweep_dir: Path, runs: Iterable[Run], *, prefixes: Sequence[str] = DEFAULT_PREFIXES) -> list[Run]:
+def write_plan(where: Store | Path, runs: Iterable[Run], *, prefixes: Sequence[str] = DEFAULT_PREFIXES) -> list[Run]:
     """Write `plan.jsonl` atomically and return its runs, later repeats of a fingerprint left out.
 
     Raises:
       InputError: no runs, a module outside the allowed prefixes, or a directory that another version has written.
     """
+    store = store_of(where)
     planned: dict[str, Run] = {}
     for run in runs:
         planned.setdefault(run.fingerprint, run)
     ordered = list(planned.values())
     if not ordered:
-        raise InputError(f"{sweep_dir}: the sweep has no runs; widen its grid")
+        raise InputError(f"{store.show()}: the sweep has no runs; widen its grid")
     for name in sorted({run.experiment for run in ordered}):
         check_module(name, prefixes)
-    check_directory(sweep_dir, ordered)
-    text = "".join(dumps({"schema": SCHEMA, **dataclasses.asdict(run)}) for run in ordered)
-    write_atomic(sweep_dir / NAME, text)
+    check_directory(store, ordered)
+    store.replace(NAME, "".join(dumps({"schema": SCHEMA, **_fields(run)}) for run in ordered), durable=True)
     return ordered
 
 
-def read_plan(sweep_dir: Path) -> list[Run]:
+def read_plan(where: Store | Path) -> list[Run]:
     """Return the runs of a sweep directory's plan.
 
     Raises:
       InputError: no plan, a line that is not a run, another schema, or a configuration that does not hash to its fingerprint.
     """
-    path = sweep_dir / NAME
+    store = store_of(where)
+    path = store.show(NAME)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as e:
-        raise InputError(f"{sweep_dir}: no readable {NAME}, so not a sweep directory; give another folder") from e
+        lines = (store.read(NAME) or b"").decode().splitlines()
+    except ValueError:
+        lines = []
+    if not lines:
+        raise InputError(f"{store.show()}: no readable {NAME}, so not a sweep directory; give another folder")
     runs = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -124,7 +148,7 @@ def read_plan(sweep_dir: Path) -> list[Run]:
         except (ValueError, TypeError, KeyError, AttributeError) as e:
             raise InputError(f"{path}: line {number} is not a run of a plan; remove the file and plan again") from e
         if run is None:
-            raise InputError(f"{path}: {_other_schema(schema)}")
+            raise InputError(f"{path}: {other_schema(schema)}")
         if run.fingerprint != run_fingerprint(run.experiment, run.version, run.config):
             raise InputError(f"{path}: line {number} does not hash to {run.fingerprint}; remove the file and plan again")
         runs.append(run)
@@ -132,50 +156,71 @@ def read_plan(sweep_dir: Path) -> list[Run]:
 
 
 def run_folder(sweep_dir: Path, fingerprint: str) -> Path:
-    """Return the folder that holds everything about one run."""
+    """Return the folder of a run on this machine's disk: its log, its work, and its truth where that is in no other store."""
     return sweep_dir / "runs" / fingerprint
 
 
-def check_description(folder: Path, run: Run | None = None) -> dict[str, Any] | None:
-    """Return a run folder's `config.json` after checking that it belongs there; None where there is none yet.
+def run_store(where: Store | Path, fingerprint: str) -> Store:
+    """Return the store of everything that is true about one run."""
+    return store_of(where).at(f"runs/{fingerprint}")
+
+
+def check_description(where: Store | Path, fingerprint: str, run: Run | None = None) -> dict[str, Any] | None:
+    """Return a run's `config.json` after checking that it belongs there; None where there is none yet.
 
     Raises:
       InputError: another schema, a configuration that does not hash to the folder's name, or, given `run`, another run.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    found = read_object(path)
+    store = run_store(where, fingerprint)
+    text = store.read("config.json")
+    return None if text is None else _checked(text, store, fingerprint, run)
+
+
+def _checked(text: bytes, store: Store, fingerprint: str, run: Run | None = None) -> dict[str, Any]:
+    path, aside = store.show("config.json"), f"move {store.show()} aside and run the sweep again"
+    found = object_in(text)
     if found is None:
-        raise InputError(f"{path}: not readable JSON; move {folder} aside and run the sweep again")
+        raise InputError(f"{path}: not readable JSON; {aside}")
     if found.get("schema") != SCHEMA:
-        raise InputError(f"{path}: {_other_schema(found.get('schema'))}")
+        raise InputError(f"{path}: {other_schema(found.get('schema'))}")
     try:
         actual = run_fingerprint(found["experiment"], found["version"], found["config"])
     except (KeyError, TypeError, ValueError) as e:
-        raise InputError(f"{path}: not the description of a run; move {folder} aside and run the sweep again") from e
-    if actual != folder.name or (run is not None and canonical(found) != canonical(run.description)):
-        raise InputError(f"{path}: hashes to {actual}, not to its folder; move {folder} aside and run the sweep again")
+        raise InputError(f"{path}: not the description of a run; {aside}") from e
+    if actual != fingerprint or (run is not None and canonical(found) != canonical(run.description)):
+        raise InputError(f"{path}: hashes to {actual}, not to its folder; {aside}")
     return found
 
 
-def check_directory(sweep_dir: Path, runs: Sequence[Run]) -> None:
+def check_directory(where: Store | Path, runs: Sequence[Run]) -> None:
     """Raise InputError where a sweep directory holds runs of another schema or of another VERSION of these experiments.
 
     Runs that are merely not in the plan are kept and ignored: a grid may grow and shrink.
     """
+    store = store_of(where)
     versions = {run.experiment: run.version for run in runs}
-    if (sweep_dir / NAME).exists():
-        read_plan(sweep_dir)
-    folders = sweep_dir / "runs"
-    for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
-        found = check_description(folder) if folder.is_dir() else None
+    if store.read(NAME) is not None:
+        read_plan(store)
+    fingerprints = store.names("runs")
+    texts = store.read_many([f"runs/{fingerprint}/config.json" for fingerprint in fingerprints])
+    for fingerprint, text in zip(fingerprints, texts, strict=True):
+        folder = store.at(f"runs/{fingerprint}")
+        found = None if text is None else _checked(text, folder, fingerprint)
         if found and found["version"] != versions.get(found["experiment"], found["version"]):
             raise InputError(
-                f"{folder}: written by version {found['version']} of {found['experiment']}, this is version "
-                f"{versions[found['experiment']]}; give another folder or move {sweep_dir} aside"
+                f"{folder.show()}: written by version {found['version']} of {found['experiment']}, this is version "
+                f"{versions[found['experiment']]}; give another folder or move {store.show()} aside"
             )
 
 
-def _other_schema(schema: object) -> str:
-    return f"written by schema version {schema!r}, this program reads {SCHEMA}; give another folder or move this one aside"
+def other_schema(schema: object, known: int = SCHEMA) -> str:
+    """Say what to do about a text of another schema."""
+    remedy = (
+        "update the program" if isinstance(schema, int) and schema > known else "give another folder or move this one aside"
+    )
+    return f"written by schema version {schema!r}, this program reads {known}; {remedy}"
+
+
+def _fields(run: Run) -> dict[str, Any]:
+    """A run as the plan's line has it: what is unknown is left out, so that older programs read it too."""
+    return {name: value for name, value in dataclasses.asdict(run).items() if value is not None and value is not False}

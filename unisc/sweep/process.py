@@ -51,8 +51,14 @@ class Child:
         # Something the run forked may hold the pipe open after the child's death, so end of file is not the only sign.
         ended = (ready and not chunk) or (not ready and self._process.poll() is not None)
         if ended and not messages:
-            messages.append({"kind": "crash", "error": describe_exit(self._process.wait())})
+            code = self._process.wait()
+            was_told = code in (128 + signal.SIGTERM, -signal.SIGTERM)
+            messages.append({"kind": "stopped"} if was_told else {"kind": "crash", "error": describe_exit(code)})
         return messages
+
+    def ask_to_stop(self) -> None:
+        """Ask the run under way to save itself and end, and the child with it; an idle child ends at once."""
+        self._process.terminate()
 
     def stop(self) -> None:
         """End the child: politely, then surely. Returns once it is gone."""
@@ -60,8 +66,13 @@ class Child:
         try:
             self._process.wait(GRACE_SECS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child at once, with no chance to write anything more. Returns once it is gone."""
+        self._process.kill()
+        self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
@@ -76,12 +87,12 @@ def describe_exit(code: int) -> str:
     return f"the run's process was killed by {name}{hint}"
 
 
-def last_line(log: Path) -> str:
-    """Return the last non-empty line of a log file, cut to 200 characters; "" where there is none."""
+def last_lines(log: Path, number: int = 5) -> list[str]:
+    """Return the last non-empty lines of a log file, each cut to 200 characters; none where there is no log."""
     try:
         with log.open("rb") as f:
             f.seek(max(0, log.stat().st_size - 4096))
             lines = f.read().decode(errors="replace").split("\n")
     except OSError:
-        return ""
-    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
+        return []
+    return [line.strip()[:200] for line in lines if line.strip()][-number:]

@@ -1,20 +1,26 @@
 """What a run leaves behind: its status while it runs and its record when it is done.
 
 `runs/<fingerprint>/` holds `config.json` (what it is), `status.json` (how it goes), `log.txt` (what it printed), `work/`
-(the run's own) and, once done, `record.json`. A record appears whole or not at all and is never replaced.
+(the run's own) and, once done, `record.json`. A record appears whole or not at all and is never replaced; it begins with the
+sha256 of the rest, so that what a power cut or a failing disk has left of one is told from a record, whatever is missing.
 """
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from unisc.errors import InputError
-from unisc.files import dumps, explained, read_object, replace_quickly, write_once
-from unisc.sweep.plan import SCHEMA, Run, check_description, read_plan, run_folder
+from unisc.files import dumps, object_in
+from unisc.sweep.plan import SCHEMA as PLAN_SCHEMA
+from unisc.sweep.plan import Run, check_description, other_schema, read_plan, run_store
+from unisc.sweep.store import Store, store_of
 
+SCHEMA = 2
+"""Version of a record; 1 had no checksum and is still read."""
 State = Literal["pending", "running", "done", "failed"]
-RESERVED = ("schema", "fingerprint", "experiment", "version", "label", "cost", "compile_key", "config")
+RESERVED = ("checksum", "schema", "fingerprint", "experiment", "version", "label", "cost", "compile_key", "config")
 """Sections of a record that the sweep writes; a run may add to `timing` and `environment` and owns every other name."""
 
 
@@ -48,72 +54,118 @@ def _plain(value: Any, path: str) -> Any:
     raise ValueError(f"{path}: a {type(value).__name__} cannot be recorded; return numbers, strings, lists and mappings")
 
 
-def write_record(sweep_dir: Path, run: Run, sections: Mapping[str, Any]) -> bool:
+def write_record(where: Store | Path, run: Run, sections: Mapping[str, Any]) -> bool:
     """Write a finished run's record unless there is one already; return whether this call wrote it.
 
     Raises:
       InputError: a full disk or an unwritable folder.
     """
-    record = {**sections, **run.description, "label": run.label, "cost": run.cost, "compile_key": run.compile_key}
-    return write_once(run_folder(sweep_dir, run.fingerprint) / "record.json", dumps(record))
+    facts = {"schema": SCHEMA, "label": run.label, "cost": run.cost, "compile_key": run.compile_key}
+    return run_store(where, run.fingerprint).create("record.json", seal({**sections, **run.description, **facts}))
 
 
-def read_record(sweep_dir: Path, fingerprint: str) -> dict[str, Any] | None:
+def read_record(where: Store | Path, fingerprint: str) -> dict[str, Any] | None:
     """Return a run's record; None where there is none or only a part of one.
 
     Raises:
       InputError: a whole record of another schema or of another run.
     """
-    path = run_folder(sweep_dir, fingerprint) / "record.json"
-    record = read_object(path)
+    store = run_store(where, fingerprint)
+    return parse_record(store.read("record.json"), store, fingerprint)
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """Return a record as one line of JSON that begins with the checksum of the rest."""
+    body = dumps(record)
+    return f'{_HEAD}{hashlib.sha256(body.encode()).hexdigest()}",{body[1:]}'
+
+
+_HEAD = '{"checksum":"'
+_START = len(_HEAD) + 64
+
+
+def parse_record(text: bytes | None, store: Store, fingerprint: str) -> dict[str, Any] | None:
+    """Return the record that a text is, `store` being its run's; None for none and for every part of one."""
+    if text is None:
+        return None
+    whole = text.startswith(_HEAD.encode()) and text[_START : _START + 2] == b'",'
+    whole = whole and hashlib.sha256(b"{" + text[_START + 2 :]).hexdigest().encode() == text[len(_HEAD) : _START]
+    record = object_in(text)
     if record is None:
         return None
-    if record.get("schema") != SCHEMA or record.get("fingerprint") != fingerprint:
+    schema, path = record.get("schema"), store.show("record.json")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise InputError(f"{path}: {other_schema(schema, SCHEMA)}")
+    if not whole and (schema != 1 or "checksum" in record):
+        return None
+    if schema not in (1, SCHEMA) or record.get("fingerprint") != fingerprint:
         raise InputError(
-            f"{path}: schema {record.get('schema')!r}, run {record.get('fingerprint')!r}, where schema {SCHEMA} and its own "
-            f"folder's name are needed; move {path.parent} aside and run the sweep again"
+            f"{path}: schema {schema!r}, run {record.get('fingerprint')!r}, where schema {SCHEMA} and its own folder's name are "
+            f"needed; move {store.show()} aside and run the sweep again"
         )
     return record if isinstance(record.get("metrics"), dict) else None
 
 
-def read_records(sweep_dir: Path) -> list[dict[str, Any]]:
+def read_records(where: Store | Path) -> list[dict[str, Any]]:
     """Return the records of the plan's finished runs, in plan order; runs outside the plan are left out.
 
     Raises:
       InputError: no plan, or a run folder or record that another version has written.
     """
-    records = []
-    for run in read_plan(Path(sweep_dir)):
-        check_description(run_folder(Path(sweep_dir), run.fingerprint), run)
-        record = read_record(Path(sweep_dir), run.fingerprint)
+    store, records = store_of(where), []
+    for run in read_plan(store):
+        check_description(store, run.fingerprint, run)
+        record = read_record(store, run.fingerprint)
         if record is not None:
             records.append(record)
     return records
 
 
-def quarantine_broken(sweep_dir: Path, fingerprint: str) -> Path | None:
-    """Set a half-written record aside as `record.json.broken-<n>` and return its new path; None where there is none.
+def quarantine_broken(where: Store | Path, fingerprint: str) -> str | None:
+    """Set a half-written record aside as `record.json.broken-<n>` and return its address; None where there is none.
 
     Only the holder of the run's lease may call this.
     """
-    path = run_folder(sweep_dir, fingerprint) / "record.json"
-    if not path.exists() or read_record(sweep_dir, fingerprint) is not None:
+    store = run_store(where, fingerprint)
+    text = store.read("record.json")
+    if text is None or parse_record(text, store, fingerprint) is not None:
         return None
-    taken = len(list(path.parent.glob("record.json.broken-*")))
-    aside = path.with_name(f"record.json.broken-{taken + 1}")
-    with explained(aside):
-        return path.rename(aside)
+    number = 1 + sum(name.startswith("record.json.broken-") for name in store.names())
+    name = f"record.json.broken-{number}"
+    store.replace(name, text.decode(errors="replace"))
+    store.remove("record.json")
+    return store.show(name)
 
 
-def write_status(sweep_dir: Path, fingerprint: str, state: State, **fields: Any) -> None:
-    """Replace a run's status: `failures` so far, `error`, `frac_done`, `started_at` (unix seconds), as the state needs."""
-    status = {"schema": SCHEMA, "state": state, **fields}
-    replace_quickly(run_folder(sweep_dir, fingerprint) / "status.json", dumps(status))
+def write_status(where: Store | Path, fingerprint: str, state: State, **fields: Any) -> None:
+    """Replace a run's status: `failures`, `takeovers`, `error` and `tail` so far, `frac_done`, `started_at` (unix seconds)."""
+    status = {"schema": PLAN_SCHEMA, "state": state, **fields}
+    run_store(where, fingerprint).replace("status.json", dumps(status))
 
 
-def read_status(sweep_dir: Path, fingerprint: str) -> dict[str, Any]:
+def read_status(where: Store | Path, fingerprint: str) -> dict[str, Any]:
     """Return a run's last status; a missing, broken or foreign one reads as pending, since only the record counts."""
-    found = read_object(run_folder(sweep_dir, fingerprint) / "status.json")
-    if found is None or found.get("schema") != SCHEMA or found.get("state") not in get_args(State):
+    return parse_status(run_store(where, fingerprint).read("status.json"))
+
+
+def parse_status(text: bytes | None) -> dict[str, Any]:
+    """Return the status that a text is, all its fields there."""
+    found = object_in(text)
+    if found is None or found.get("schema") != PLAN_SCHEMA or found.get("state") not in get_args(State):
         found = {"state": "pending"}
-    return {"failures": 0, "error": None, "frac_done": 0.0, "started_at": None, **found}
+    empty = {"failures": 0, "takeovers": 0, "error": None, "tail": [], "frac_done": 0.0, "started_at": None}
+    return {**empty, **found}
+
+
+def forgive(where: Store | Path, runs: Sequence[Run]) -> list[Run]:
+    """Give runs that have failed their attempts anew, their cause may have been mended; return those runs."""
+    store = store_of(where)
+    present = set(store.names("runs"))
+    begun = [run for run in runs if run.fingerprint in present]
+    found = []
+    for run, text in zip(begun, store.read_many([f"runs/{run.fingerprint}/status.json" for run in begun]), strict=True):
+        status = parse_status(text)
+        if status["state"] in ("failed", "pending") and (status["failures"] or status["takeovers"]):
+            write_status(store, run.fingerprint, "pending")
+            found.append(run)
+    return found

@@ -3,11 +3,14 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from unisc.sweep.budget import Calibration, remaining_secs, secs_of
 from unisc.sweep.lease import Observer
-from unisc.sweep.plan import Run, read_plan, run_folder
-from unisc.sweep.record import read_record, read_status
+from unisc.sweep.plan import Run, read_plan, run_folder, run_store
+from unisc.sweep.record import parse_record, parse_status
+from unisc.sweep.settings import truth_of
+from unisc.sweep.store import Store
 
 MIN_FRAC = 0.02
 """A run that has reported at least this share of itself helps to predict while nothing has finished yet."""
@@ -40,6 +43,8 @@ class Failure:
     run: Run
     error: str
     log: Path
+    tail: tuple[str, ...] = ()
+    """the last lines of its output"""
 
     def __str__(self) -> str:
         return f"{self.run.label} failed: {self.error} (its output: {self.log})"
@@ -53,50 +58,69 @@ class Monitor:
     runs: list[Run]
     observer: Observer = field(default_factory=lambda: Observer(stale_secs=60.0))
     finished: dict[str, float] = field(default_factory=dict)
+    statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """of the runs begun and not finished, at the last look; `state` is running only where a lease is alive"""
+    _store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store of the sweep's truth."""
+        if self._store is None:
+            self._store = truth_of(self.sweep_dir)
+        return self._store
 
     def look(self, *, num_workers: int | None = None) -> Summary:
         """Return the counts now; without `num_workers`, as many workers are assumed as runs are under way."""
-        running: list[tuple[Run, dict]] = []
-        waiting: list[Run] = []
-        failed = 0
-        for run in self.runs:
-            if run.fingerprint in self.finished:
-                continue
-            record = read_record(self.sweep_dir, run.fingerprint)
-            if record is not None:
-                self.finished[run.fingerprint] = secs_of(record)
-                continue
-            status = read_status(self.sweep_dir, run.fingerprint)
-            number, liveness = self.observer.look(run_folder(self.sweep_dir, run.fingerprint))
-            if status["state"] == "running" and number and liveness in ("alive", "unknown"):
-                running.append((run, status))
-            elif status["state"] == "failed":
-                failed += 1
-            else:
-                waiting.append(run)
+        self._read()
+        states = {fingerprint: status["state"] for fingerprint, status in self.statuses.items()}
+        left = [run for run in self.runs if run.fingerprint not in self.finished]
+        running = [(run, self.statuses[run.fingerprint]) for run in left if states.get(run.fingerprint) == "running"]
+        failed = [run for run in left if states.get(run.fingerprint) == "failed"]
+        waiting = [run for run in left if states.get(run.fingerprint) not in ("running", "failed")]
         return Summary(
             total=len(self.runs),
-            done=len(self.finished),
+            done=len(self.runs) - len(left),
             running=len(running),
-            failed=failed,
+            failed=len(failed),
             pending=len(waiting),
             eta_secs=self._eta(running, waiting, num_workers or max(len(running), 1)),
         )
 
+    def _read(self) -> None:
+        present = set(self.store.names("runs"))
+        begun = [run for run in self.runs if run.fingerprint not in self.finished and run.fingerprint in present]
+        texts = self.store.read_many([f"runs/{run.fingerprint}/record.json" for run in begun])
+        unfinished = []
+        for run, text in zip(begun, texts, strict=True):
+            store = run_store(self.store, run.fingerprint) if text is not None else self.store
+            record = parse_record(text, store, run.fingerprint)
+            if record is not None:
+                self.finished[run.fingerprint] = secs_of(record)
+            else:
+                unfinished.append(run)
+        texts = self.store.read_many([f"runs/{run.fingerprint}/status.json" for run in unfinished])
+        self.statuses = {run.fingerprint: parse_status(text) for run, text in zip(unfinished, texts, strict=True)}
+        for fingerprint, status in self.statuses.items():
+            if status["state"] in ("running", "done"):  # done without a record is not
+                number, liveness = self.observer.look(run_store(self.store, fingerprint))
+                is_held = number and liveness in ("alive", "unknown")
+                status["state"] = "running" if is_held and status["state"] == "running" else "pending"
+
     def failures(self) -> list[Failure]:
         """Return the runs that failed for good."""
+        self._read()
         found = []
         for run in self.runs:
-            status = read_status(self.sweep_dir, run.fingerprint)
-            if status["state"] == "failed" and read_record(self.sweep_dir, run.fingerprint) is None:
+            status = self.statuses.get(run.fingerprint)
+            if status is not None and status["state"] == "failed":
                 log = run_folder(self.sweep_dir, run.fingerprint) / "log.txt"
-                found.append(Failure(run=run, error=str(status["error"]), log=log))
+                found.append(Failure(run=run, error=str(status["error"]), tail=tuple(status["tail"]), log=log))
         return found
 
     def _eta(self, running: list[tuple[Run, dict]], waiting: list[Run], num_workers: int) -> float | None:
         now = time.time()
         samples = [(run, self.finished[run.fingerprint]) for run in self.runs if run.fingerprint in self.finished]
-        elapsed = {run.fingerprint: now - (status["started_at"] or now) for run, status in running}
+        elapsed = {run.fingerprint: max(now - (status["started_at"] or now), 0.0) for run, status in running}
         fracs = {run.fingerprint: status["frac_done"] for run, status in running}
         samples += [(run, elapsed[run.fingerprint] / f) for run, _ in running if (f := fracs[run.fingerprint]) >= MIN_FRAC]
         calibration = Calibration.fit(samples)
@@ -121,12 +145,12 @@ def summary(sweep_dir: Path) -> Summary:
     Raises:
       InputError: not a sweep directory, or one that another version has written.
     """
-    return Monitor(Path(sweep_dir), read_plan(Path(sweep_dir))).look()
+    return Monitor(Path(sweep_dir), read_plan(truth_of(Path(sweep_dir)))).look()
 
 
 def failures(sweep_dir: Path) -> list[Failure]:
     """Return the planned runs of a sweep directory that failed for good; raises as `summary` does."""
-    return Monitor(Path(sweep_dir), read_plan(Path(sweep_dir))).failures()
+    return Monitor(Path(sweep_dir), read_plan(truth_of(Path(sweep_dir)))).failures()
 
 
 def clock(secs: float) -> str:

@@ -13,47 +13,29 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unisc.config import Runtime, from_json, to_json, to_plain
 from unisc.errors import InputError
-from unisc.files import dumps, make_folder, write_atomic, write_once
-from unisc.sweep.budget import Budget, Calibration, secs_of
+from unisc.files import dumps, make_folder
+from unisc.sweep.attempt import TICK_SECS, Attempt, Claim, claimed
+from unisc.sweep.board import Board
+from unisc.sweep.budget import secs_of
 from unisc.sweep.child import die_with_parent
 from unisc.sweep.lease import Lease, Observer
-from unisc.sweep.order import claim_order
-from unisc.sweep.plan import DEFAULT_PREFIXES, Run, check_description, read_plan, run_folder
-from unisc.sweep.process import Child, last_line
-from unisc.sweep.record import quarantine_broken, read_record, read_status, write_record, write_status
+from unisc.sweep.plan import Run, check_description, read_plan, run_store
+from unisc.sweep.process import Child
+from unisc.sweep.record import quarantine_broken, read_record
+from unisc.sweep.settings import Settings, read_settings, write_settings
+from unisc.sweep.store import Store
+
+__all__ = ["Settings", "Worker", "main", "read_settings", "write_settings"]
 
 EXIT_NOTHING_LEFT = 0
 EXIT_INPUT_ERROR = 2
 EXIT_BUDGET_SPENT = 3
 EXIT_INTERRUPTED = 75
-"""The "try again later" of sysexits.h: told to stop, everything released."""
+"""The "try again later" of sysexits.h, to a launcher: requeue me. Told to stop; everything is saved and released."""
 
-SETTINGS = "settings.json"
-TICK_SECS = 0.2
 MAX_CHILD_BYTES = 3 * 2**29
 """A child that has grown beyond this gives way to a fresh one: programs and freed pages pile up in a warm process."""
-STATUS_SECS = 2.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """What all workers of a sweep are told. `parent_pid` names a process whose end is the worker's, if there is one."""
-
-    sweep_dir: str
-    runtime: Runtime
-    num_workers: int = 1
-    prefixes: tuple[str, ...] = DEFAULT_PREFIXES
-    max_attempts: int = 2
-    max_hours: float | None = None
-    heartbeat_secs: float = 5.0
-    stale_secs: float = 60.0
-    parent_pid: int | None = None
-
-
-class Stopped(Exception):
-    """The worker was told to stop, or lost its lease, while a run was under way."""
 
 
 @dataclass(slots=True)
@@ -61,203 +43,124 @@ class Worker:
     """One worker's state between claims."""
 
     settings: Settings
-    runs: list[Run]
+    store: Store
+    board: Board
     observer: Observer
-    started: float = field(default_factory=time.monotonic)
     child: Child | None = None
     warm_keys: set[str] = field(default_factory=set)
-    finished: dict[str, float] = field(default_factory=dict)
-    failures: dict[str, int] = field(default_factory=dict)
     is_stopping: bool = False
+    is_cancelled: bool = False
 
-    @property
-    def sweep_dir(self) -> Path:
-        """The sweep this worker serves."""
-        return Path(self.settings.sweep_dir)
+    @classmethod
+    def of(cls, settings: Settings) -> "Worker":
+        """Return a worker for the sweep that the settings name; raises InputError where there is no plan."""
+        store = settings.truth
+        board = Board(store=store, runs=read_plan(store), settings=settings)
+        return cls(settings=settings, store=store, board=board, observer=Observer(stale_secs=settings.stale_secs))
 
     def serve(self) -> int:
         """Execute runs until nothing is claimable; return the exit status that says why it ended."""
         try:
             while not self.is_stopping:
-                waiting, begun = self._waiting()
-                if not waiting:
+                has_looked = self.board.look()
+                if self.board.is_cancelled or (has_looked and not self.board.waiting):
                     return EXIT_NOTHING_LEFT
-                affordable = self._affordable(waiting)
-                if not affordable:
-                    return EXIT_BUDGET_SPENT
-                claimed = self._claim(affordable, begun)
-                if claimed is not None:
-                    self._serve_one(*claimed)
-                elif self._all_held(affordable):
-                    return EXIT_NOTHING_LEFT
-                else:
+                if claims := self._claim():
+                    self._serve(claims)
+                elif not has_looked:
+                    self.board.look(now=True)  # what this worker knew of is done or held; the files may know better
+                    if (code := self._why_idle()) is not None:
+                        return code
                     time.sleep(TICK_SECS)
-            return EXIT_INTERRUPTED
+            return EXIT_NOTHING_LEFT if self.is_cancelled else EXIT_INTERRUPTED
         finally:
             self._drop_child()
 
-    def _waiting(self) -> tuple[list[Run], set[str]]:
-        """Runs neither done nor failed for good, and the compile keys that somebody has begun."""
-        waiting, begun = [], set(self.warm_keys)
-        for run in self.runs:
-            if run.fingerprint not in self.finished:
-                record = read_record(self.sweep_dir, run.fingerprint)
-                if record is None:
-                    status = read_status(self.sweep_dir, run.fingerprint)
-                    self.failures[run.fingerprint] = status["failures"]
-                    if status["state"] == "running":
-                        begun.add(run.compile_key)
-                    if status["state"] != "failed":
-                        waiting.append(run)
-                    continue
-                self.finished[run.fingerprint] = secs_of(record)
-            begun.add(run.compile_key)
-        return waiting, begun
+    def _why_idle(self) -> int | None:
+        """Return the exit status of a worker that has nothing to wait for; None where something may become free."""
+        waiting = self.board.waiting.values()
+        if not waiting:
+            return EXIT_NOTHING_LEFT
+        if all(self.observer.look(run_store(self.store, run.fingerprint))[1] == "alive" for run in waiting):
+            return EXIT_NOTHING_LEFT  # every one is in the hands of a worker known to live
+        return None if self.board.has_affordable() else EXIT_BUDGET_SPENT
 
-    def _affordable(self, waiting: list[Run]) -> list[Run]:
-        calibration = Calibration.fit((r, self.finished[r.fingerprint]) for r in self.runs if r.fingerprint in self.finished)
-        budget, elapsed = Budget(self.settings.max_hours), time.monotonic() - self.started
-        return [run for run in waiting if budget.allows(run, elapsed, calibration)]
+    def _claim(self) -> list[tuple[Run, Lease]]:
+        """Claim the best run that is free, and with it those to train as one program; none where nothing is free.
 
-    def _claim(self, waiting: list[Run], begun: set[str]) -> tuple[Run, Lease] | None:
-        """Claim the best run that is free. Each lost race teaches which key another worker has just begun."""
-        waiting = list(waiting)
-        while waiting and not self.is_stopping:
-            run = claim_order(
-                waiting,
-                num_workers=self.settings.num_workers,
-                warm_keys=self.warm_keys,
-                begun_keys=begun,
-                failures=self.failures,
-            )[0]
-            folder = run_folder(self.sweep_dir, run.fingerprint)
-            lease = self.observer.claim(folder)
+        Each lost race teaches which key another worker has just begun.
+        """
+        while not self.is_stopping and (run := self.board.next(self.warm_keys)) is not None:
+            lease = self.observer.claim(run_store(self.store, run.fingerprint))
+            self.board.begun_keys.add(run.compile_key)
             if lease is not None:
-                return run, lease
-            waiting.remove(run)
-            begun.add(run.compile_key)
-        return None
+                others = self.board.like(run) if self.settings.pack_limit > 1 else []
+                more = [(other, self.observer.claim(run_store(self.store, other.fingerprint))) for other in others]
+                return [(run, lease), *((other, held) for other, held in more if held is not None)]
+        return []
 
-    def _all_held(self, waiting: list[Run]) -> bool:
-        """Whether every waiting run is in the hands of a worker known to live, so that there is nothing to wait for."""
-        folders = (run_folder(self.sweep_dir, run.fingerprint) for run in waiting)
-        return all(self.observer.look(folder)[1] == "alive" for folder in folders)
-
-    def _serve_one(self, run: Run, lease: Lease) -> None:
-        """Execute a claimed run and settle its lease, whatever happens."""
-        folder = run_folder(self.sweep_dir, run.fingerprint)
-        is_recorded = False
+    def _serve(self, leases: list[tuple[Run, Lease]]) -> None:
+        """Execute claimed runs and settle their leases, whatever happens."""
+        claims: list[Claim] = []
+        recorded: set[str] = set()
         try:
-            # Another worker may have finished or given up the run between this one's look and its claim.
-            is_recorded = read_record(self.sweep_dir, run.fingerprint) is not None
-            status = read_status(self.sweep_dir, run.fingerprint)
-            if is_recorded or status["state"] == "failed":
-                return
-            if check_description(folder, run) is None:
-                write_once(folder / "config.json", dumps(run.description))
-            quarantine_broken(self.sweep_dir, run.fingerprint)
-            is_recorded = self._execute(run, lease, status["failures"])
-        except Stopped:
-            self._drop_child()
+            for run, lease in leases:
+                # Another worker may have finished or given up the run between this one's look and its claim.
+                record = read_record(self.store, run.fingerprint)
+                if record is not None:
+                    recorded.add(run.fingerprint)
+                    self.board.finish(run, secs_of(record))
+                    continue
+                if check_description(self.store, run.fingerprint, run) is None:
+                    run_store(self.store, run.fingerprint).create("config.json", dumps(run.description))
+                quarantine_broken(self.store, run.fingerprint)
+                claim = claimed(self.store, run, lease, max_takeovers=self.settings.max_takeovers)
+                if claim is not None:
+                    claims.append(claim)
+            if claims:
+                self._execute(claims)
         finally:
-            if is_recorded:
-                lease.finish()
-            else:
-                lease.release()
+            for claim in claims:
+                if claim.sections is not None:
+                    recorded.add(claim.run.fingerprint)
+                    self.board.finish(claim.run, secs_of(claim.sections))
+            for run, lease in leases:
+                if run.fingerprint in recorded:
+                    lease.finish()
+                else:
+                    lease.release()
 
-    def _execute(self, run: Run, lease: Lease, failures: int) -> bool:
-        """Execute one run in the child and write its record or its failure; return whether it is recorded."""
-        folder = run_folder(self.sweep_dir, run.fingerprint)
-        log = folder / "log.txt"
+    def _execute(self, claims: list[Claim]) -> None:
         if self.child is None:
             self.child, self.warm_keys = Child(), set()
-        runtime = dataclasses.replace(self.settings.runtime, work_dir=str(folder / "work"))
-        self.child.start(
-            {
-                "fingerprint": run.fingerprint,
-                "experiment": run.experiment,
-                "version": run.version,
-                "config": run.config,
-                "runtime": to_plain(runtime),
-                "log": str(log),
-                "prefixes": list(self.settings.prefixes),
-            }
-        )
-        outcome = self._wait(run, lease, failures)
-        if outcome["kind"] == "result":
-            self.warm_keys.add(run.compile_key)
-            sections = outcome["sections"]
-            write_record(self.sweep_dir, run, {**sections, "attempts": failures + 1})
-            write_status(self.sweep_dir, run.fingerprint, "done", failures=failures, frac_done=1.0)
-            if (sections.get("timing", {}).get("peak_memory_bytes") or 0) > MAX_CHILD_BYTES:
-                self._drop_child()
-            return True
-        self._drop_child()
-        error = outcome["error"]
-        if outcome["kind"] == "crash" and (line := last_line(log)):
-            error = f"{error}; its last words: {line}"
-        is_input = bool(outcome.get("is_input_error"))
-        is_final = is_input or failures + 1 >= self.settings.max_attempts
-        state = "failed" if is_final else "pending"
-        write_status(self.sweep_dir, run.fingerprint, state, failures=failures + 1, error=error)
-        if is_input:
-            raise InputError(error)
-        return False
 
-    def _wait(self, run: Run, lease: Lease, failures: int) -> dict:
-        """Keep the lease and the status fresh until the child answers; raise Stopped when the run must be given up."""
-        assert self.child is not None
-        started_at, frac_done = time.time(), 0.0
-        beat_at = shown_at = -float("inf")
-        while True:
-            now = time.monotonic()
-            if now - beat_at >= self.settings.heartbeat_secs:
-                beat_at = now
-                if not lease.beat():
-                    raise Stopped
-            if now - shown_at >= STATUS_SECS:
-                shown_at = now
-                fields = {"failures": failures, "frac_done": frac_done, "started_at": started_at}
-                write_status(self.sweep_dir, run.fingerprint, "running", **fields)
-            for message in self.child.hear(TICK_SECS):
-                if message["kind"] == "progress":
-                    frac_done = message["frac_done"]
-                elif lease.is_lost():
-                    raise Stopped  # another worker has the run; its record counts
-                else:
-                    return message
-            if self.is_stopping:
-                write_status(self.sweep_dir, run.fingerprint, "pending", failures=failures)
-                raise Stopped
+        def cancel() -> None:
+            self.is_stopping = self.is_cancelled = True
+
+        attempt = Attempt(
+            settings=self.settings,
+            store=self.store,
+            child=self.child,
+            claims=claims,
+            is_stopping=lambda: self.is_stopping,
+            cancel=cancel,
+        )
+        try:
+            attempt.execute()
+        finally:
+            if not attempt.is_child_usable:
+                self.child, self.warm_keys = None, set()
+        for claim in claims:
+            if claim.sections is not None:
+                self.warm_keys.add(claim.run.compile_key)
+        peak = max(((c.sections or {}).get("timing", {}).get("peak_memory_bytes") or 0) for c in claims)
+        if peak > MAX_CHILD_BYTES:
+            self._drop_child()
 
     def _drop_child(self) -> None:
         if self.child is not None:
             self.child.stop()
         self.child, self.warm_keys = None, set()
-
-
-def write_settings(settings: Settings) -> Path:
-    """Write `settings.json` into the sweep's folder, where every worker of every launcher finds it; return its path."""
-    path = Path(settings.sweep_dir) / SETTINGS
-    write_atomic(path, to_json(settings) + "\n")
-    return path
-
-
-def read_settings(sweep_dir: Path) -> Settings:
-    """Return the settings of a sweep's folder, wherever that is mounted here.
-
-    Raises:
-      InputError: no settings there, or settings that another version has written.
-    """
-    path = sweep_dir / SETTINGS
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as e:
-        raise InputError(f"{sweep_dir}: no readable {SETTINGS}, so nothing to work on; give the folder of a sweep") from e
-    try:
-        return dataclasses.replace(from_json(Settings, text), sweep_dir=str(sweep_dir))
-    except InputError as e:
-        raise InputError(f"{path}: {e}; type the command that started the sweep again") from e
 
 
 def main() -> int:
@@ -270,9 +173,8 @@ def main() -> int:
     try:
         settings = read_settings(args.sweep.absolute())
         settings = dataclasses.replace(settings, parent_pid=args.parent_pid, max_hours=args.max_hours or settings.max_hours)
-        sweep_dir = Path(settings.sweep_dir)
-        make_folder(sweep_dir / "runs")
-        worker = Worker(settings=settings, runs=read_plan(sweep_dir), observer=Observer(stale_secs=settings.stale_secs))
+        make_folder(Path(settings.sweep_dir) / "runs")
+        worker = Worker.of(settings)
 
         def stop(number: int, frame: object) -> None:
             worker.is_stopping = True

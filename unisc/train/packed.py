@@ -23,7 +23,7 @@ from unisc.data.columns import Columns
 from unisc.data.features import Batch
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import iterate
-from unisc.errors import InputError
+from unisc.errors import InputError, Stopped
 from unisc.mesh import make_mesh, sharding
 from unisc.train.checkpoint import Checkpoints, Counts, Saved, with_keys, without_keys
 from unisc.train.finite import all_finite
@@ -60,6 +60,7 @@ def train_packed(
     the time, which the runs under way split evenly; `compile_secs` is that of the one program.
 
     Raises:
+      Stopped: a run's `should_stop` said so; all are saved.
       InputError: no runs, or runs that one program cannot train together (named with what differs); a directory holds another
         run's checkpoint.
     """
@@ -92,7 +93,8 @@ def train_packed(
             if previous is not None:
                 previous.read(members, mesh)
             # 5. Checkpoint with the clock stopped; a broken state is never saved.
-            due = [member.is_due(taken) for member, taken in zip(members, steps, strict=True)]
+            is_told = max(member.should_stop() for member in members)  # all are to be asked
+            due = [member.is_due(taken, is_told) for member, taken in zip(members, steps, strict=True)]
             if any(due):
                 called.read(members, mesh)
                 clock.share(steps)
@@ -101,6 +103,8 @@ def train_packed(
                         member.save(state)
                 called = None
                 clock.skip()
+            if is_told and any(member.is_active for member in members):
+                raise Stopped("told to stop")
             for member, taken in zip(members, steps, strict=True):
                 member.tell(taken)
         # 6. The last call's metrics; the clock ends when its results are there.
@@ -190,10 +194,14 @@ class _Member:
             rate = rates(self.counts, self.counts.train_secs, runtime.flops_of, mesh)
             self.log.write(step.step, **pending.report(), **rate)
 
-    def is_due(self, steps: Sequence[_Step]) -> bool:
-        """Say whether these steps passed one after which the run is to be saved."""
+    def should_stop(self) -> bool:
+        """Ask whether the run is to save itself and end."""
+        return self.run.runtime.should_stop is not None and self.run.runtime.should_stop()
+
+    def is_due(self, steps: Sequence[_Step], is_told: bool) -> bool:
+        """Say whether these steps passed one after which the run is to be saved, or were its last before a stop."""
         every = self.run.runtime.checkpoint_every_steps
-        return self.checkpoints is not None and any(s.is_active and s.step % every == 0 for s in steps)
+        return self.checkpoints is not None and any(s.is_active and (is_told or s.step % every == 0) for s in steps)
 
     def save(self, state: TrainState) -> None:
         """Write the run's own checkpoint; a broken state is never saved."""

@@ -18,14 +18,14 @@ from unisc.files import make_folder
 from unisc.sweep import worker as work
 from unisc.sweep.launch.environment import environment
 from unisc.sweep.placement import place
-from unisc.sweep.plan import DEFAULT_PREFIXES, Run, run_folder, write_plan
+from unisc.sweep.plan import DEFAULT_PREFIXES, Run, write_plan
 from unisc.sweep.progress import Display
-from unisc.sweep.record import read_records, read_status, write_status
+from unisc.sweep.record import forgive, read_records
 from unisc.sweep.status import Monitor, Summary
 
 POLL_SECS = 0.1
 SHOW_SECS = 1.0
-STOP_SECS = 15.0
+STOP_SECS = 25.0
 MAX_RESTARTS = 3
 """How many workers that die by themselves are replaced before the sweep gives up."""
 
@@ -63,7 +63,7 @@ def run_sweep(
     make_folder(sweep_dir / "runs")
     planned = write_plan(sweep_dir, runs, prefixes=prefixes)
     monitor = Monitor(sweep_dir, planned)
-    _forgive(sweep_dir, planned)
+    forgive(sweep_dir, planned)
     before = monitor.look()
     num_runs = before.total - before.done
     placed = place(num_runs, num_processors=len(_processors()), threads=runtime.num_threads)
@@ -206,12 +206,3 @@ def _processors() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _forgive(sweep_dir: Path, runs: Sequence[Run]) -> None:
-    """Give runs that failed in an earlier call their attempts anew: their cause may have been mended."""
-    for run in runs:
-        if (run_folder(sweep_dir, run.fingerprint) / "status.json").exists():
-            status = read_status(sweep_dir, run.fingerprint)
-            if status["state"] in ("failed", "pending") and status["failures"]:
-                write_status(sweep_dir, run.fingerprint, "pending")
