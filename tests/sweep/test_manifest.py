@@ -162,7 +162,7 @@ def test_submitting_again_adds_workers_under_another_name(sweep):
     first, second = (manifest.submit(sweep.dir, workers=1, profile=profile)[0] for _ in range(2))
     names = {yaml.safe_load(Path(path).read_text())["metadata"]["name"] for path in (first, second)}
     assert len(names) == 2
-    assert all(name.startswith("unisc-sweep-") and len(name) <= 50 for name in names)
+    assert all(name.startswith("unisc-test-submitting-again-adds-") and len(name) <= 50 for name in names)
     mounts = yaml.safe_load(Path(first).read_text())["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert mounts == [{"name": "sweeps", "mountPath": str(sweep.dir.parent)}]
 

@@ -72,7 +72,7 @@ def race(sweep):
 
 def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, race):
     race.race(sweep, lambda n: engine.submit(sweep.dir, workers=n, profile=PROFILE, address=cluster), engine.alive)
-    assert len(list((sweep.dir / "ray").glob("unisc-sweep-*.txt"))) >= 2
+    assert len(list((sweep.dir / "ray").glob("unisc-*.txt"))) >= 2
 
 
 def test_an_actor_that_dies_is_begun_again_and_its_worker_ends_with_it(cluster, sweep, race):
@@ -84,7 +84,7 @@ def test_an_actor_that_dies_is_begun_again_and_its_worker_ends_with_it(cluster, 
     race.wait_until(lambda: worker not in race.workers_of(sweep.dir), 20)
     race.wait_until(lambda: not engine.alive([name]), 40)
     assert len(read_records(sweep.dir)) == 2
-    assert sweep.executions("end") == [0, 1]
+    assert sorted(sweep.executions("end")) == [0, 1]
 
 
 def test_cancelled_workers_release_their_runs(cluster, sweep, race):

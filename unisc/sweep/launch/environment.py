@@ -46,6 +46,11 @@ def environment(sweep_dir: Path, num_threads: int, *, platform: str | None = Non
     return env
 
 
+def name_of(sweep_dir: Path) -> str:
+    """Return a sweep's name for an engine's lists: its folder's, or that of the folder around it where it is just `sweep`."""
+    return sweep_dir.parent.name if sweep_dir.name == "sweep" and sweep_dir.parent.name else sweep_dir.name
+
+
 def check_workers(workers: int) -> None:
     """Raise InputError for fewer than one worker."""
     if workers < 1:

@@ -16,7 +16,7 @@ import yaml
 from unisc.errors import InputError
 from unisc.files import make_folder, write_atomic
 from unisc.sweep import worker as work
-from unisc.sweep.launch.environment import check_workers, variables
+from unisc.sweep.launch.environment import check_workers, name_of, variables
 from unisc.sweep.launch.supervise import MAX_CRASHES
 from unisc.sweep.profile import Profile
 
@@ -35,7 +35,7 @@ def submit(sweep_dir: Path, *, workers: int, profile: Profile) -> list[str]:
     """
     check_workers(workers)
     sweep_dir = Path(sweep_dir).absolute()
-    slug = re.sub(r"[^a-z0-9]+", "-", sweep_dir.name.lower())[:30].strip("-") or "sweep"
+    slug = re.sub(r"[^a-z0-9]+", "-", name_of(sweep_dir).lower())[:30].strip("-") or "sweep"
     name = f"unisc-{slug}-{secrets.token_hex(3)}"
     text = yaml.safe_dump(manifest(sweep_dir, name=name, workers=workers, profile=profile), sort_keys=False, width=120)
     path = make_folder(sweep_dir / "kubernetes") / f"{name}.yaml"

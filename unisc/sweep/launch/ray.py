@@ -17,7 +17,7 @@ from typing import Any
 from unisc.errors import InputError
 from unisc.files import make_folder
 from unisc.sweep import worker as work
-from unisc.sweep.launch.environment import check_workers, environment
+from unisc.sweep.launch.environment import check_workers, environment, name_of
 from unisc.sweep.launch.supervise import STOP_SECS, supervise
 from unisc.sweep.profile import Profile
 
@@ -58,7 +58,7 @@ def submit(
         "resources": rest,
         "memory": round(profile.memory_gib_per_host * 2**30),
     }
-    names = [f"unisc-{sweep_dir.name}-{secrets.token_hex(3)}-{number}" for number in range(workers)]
+    names = [f"unisc-{name_of(sweep_dir)}-{secrets.token_hex(3)}-{number}" for number in range(workers)]
     actor = ray.remote(Keeper)
     for name in names:
         actor.options(name=name, **options).remote(str(sweep_dir), profile.cores, profile.platform, name)

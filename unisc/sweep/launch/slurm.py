@@ -23,7 +23,7 @@ from pathlib import Path
 from unisc.errors import InputError
 from unisc.files import make_folder, write_atomic
 from unisc.sweep import worker as work
-from unisc.sweep.launch.environment import check_devices, check_workers, environment
+from unisc.sweep.launch.environment import check_devices, check_workers, environment, name_of
 from unisc.sweep.launch.supervise import supervise
 from unisc.sweep.profile import Profile
 
@@ -52,7 +52,7 @@ def submit(sweep_dir: Path, *, workers: int, profile: Profile) -> list[str]:
 def script(sweep_dir: Path, *, workers: int, profile: Profile) -> str:
     """Return the batch script; the profile's `slurm` table becomes options, those of the same name replaced."""
     options = {
-        "job-name": f"unisc-{sweep_dir.name}",
+        "job-name": f"unisc-{name_of(sweep_dir)}",
         "array": f"0-{workers - 1}",
         "nodes": str(profile.hosts_per_worker),
         "ntasks-per-node": "1",

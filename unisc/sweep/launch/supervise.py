@@ -11,7 +11,8 @@ from typing import IO
 from unisc.sweep import worker as work
 
 POLL_SECS = 0.1
-STOP_SECS = 20.0
+STOP_SECS = 45.0
+"""More than a worker gives a run to save itself in."""
 MAX_CRASHES = 10
 LONG_SECS = 600.0
 """A worker that lived this long has been of use: its crash is counted from one again."""
