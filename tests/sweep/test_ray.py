@@ -135,5 +135,5 @@ def test_an_address_without_a_cluster_is_one_line(address):
     pytest.importorskip("ray", reason="Ray is not installed (pip install unisc[ray])")
     done = subprocess.run([sys.executable, "-c", NOBODY, address], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"ray: no cluster at {address} (")
-    assert done.stdout.endswith("; start one with ray start --head, or give the address of one\n")
+    assert done.stdout.endswith("; start one with ray start --head, or set RAY_ADDRESS to one\n")
     assert done.stdout.count("\n") == 1

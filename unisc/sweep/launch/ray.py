@@ -96,7 +96,7 @@ def connect(address: str | None = None) -> Any:
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
-    remedy = "start one with ray start --head, or give the address of one"
+    remedy = "start one with ray start --head, or set RAY_ADDRESS to one"
     if address not in ("auto", "local"):
         _check_listens(address, remedy)
     try:
