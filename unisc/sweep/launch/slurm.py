@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from unisc.errors import InputError
 from unisc.files import make_folder, write_atomic
@@ -138,16 +139,17 @@ def main() -> int:
     except InputError as e:
         print(e, file=sys.stderr, flush=True)
         return work.EXIT_INPUT_ERROR
-    prefix = ["srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1"] if args.hosts > 1 else []
-    code = supervise(
-        args.sweep,
-        env=environment(args.sweep, args.threads, platform=args.platform),
-        is_stopping=lambda: bool(told),
-        prefix=prefix,
-    )
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    if code == work.EXIT_INTERRUPTED and array and task:
-        _requeue(f"{array}_{task}")
+    array, number = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    task = f"{array}_{number}" if array and number else None
+    spread: dict[str, Any] = {}
+    if args.hosts > 1 and task:
+        # A terminated srun kills its tasks at once; a signal for the job's steps reaches the workers and leaves srun alone.
+        spread["prefix"] = ["srun", "--ntasks-per-node=1"]
+        spread["terminate"] = lambda worker: _ask("scancel", "--signal=TERM", task)
+    env = environment(args.sweep, args.threads, platform=args.platform)
+    code = supervise(args.sweep, env=env, is_stopping=lambda: bool(told), **spread)
+    if code == work.EXIT_INTERRUPTED and task:
+        _requeue(task)
     return code
 
 

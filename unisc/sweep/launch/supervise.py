@@ -31,13 +31,15 @@ def supervise(
     env: Mapping[str, str],
     is_stopping: Callable[[], bool],
     prefix: Sequence[str] = (),
+    terminate: Callable[[subprocess.Popen], object] = subprocess.Popen.terminate,
     output: IO[bytes] | None = None,
 ) -> int:
     """Run one worker until it ends for a reason of its own, and return its exit status; 75 where it was told to stop.
 
     Killed or crashed, it is begun again after a pause that grows, at most MAX_CRASHES times in a row: an engine's own restarts
     wait in its queue. Once `is_stopping()` holds, the worker gets SIGTERM and STOP_SECS to release what it has. Should this
-    process die, so does the worker. `prefix` stands before the command (`srun ...`); `output` takes what the worker prints.
+    process die, so does the worker. `prefix` stands before the command (`srun ...`), and `terminate` gets SIGTERM to the worker
+    behind it; `output` takes what the worker prints.
     """
     parent = [] if prefix else ["--parent-pid", str(os.getpid())]  # behind a prefix the parent is another, elsewhere perhaps
     crashes = 0
@@ -49,7 +51,7 @@ def supervise(
             while worker.poll() is None and not is_stopping():
                 time.sleep(POLL_SECS)
             if worker.poll() is None:
-                _end(worker)
+                _end(worker, terminate)
         code = worker.returncode
         if code in FINAL:
             return code
@@ -62,8 +64,8 @@ def supervise(
     return work.EXIT_INTERRUPTED
 
 
-def _end(worker: subprocess.Popen) -> None:
-    worker.terminate()
+def _end(worker: subprocess.Popen, terminate: Callable[[subprocess.Popen], object]) -> None:
+    terminate(worker)
     try:
         worker.wait(STOP_SECS)
     except subprocess.TimeoutExpired:
