@@ -204,13 +204,31 @@ def report(target: tyro.conf.Positional[Path], /, out: Path = Path("report")) ->
     sys.stdout.write(f"{made}\n")
 
 
+def sweep(arguments: Annotated[tuple[str, ...], tyro.conf.Positional] = (), /) -> None:
+    """Plan, run and watch a sweep, on this machine, Slurm, Ray or Kubernetes; see `unisc sweep --help`.
+
+    Args:
+        arguments: plan, run, status, retry, cancel, export or gc, and what that wants.
+    """
+    from unisc.sweep import command
+
+    command.main(list(arguments))
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    run_command(
+    if sys.argv[1:2] == ["sweep"]:  # it has commands, and flags, of its own
+        sys.path.insert(0, str(Path.cwd()))  # where sweeps/ and experiments/ are
+        return run_command("unisc sweep", lambda: sweep(tuple(sys.argv[2:])))
+    return run_command(
         "unisc",
         lambda: tyro.extras.subcommand_cli_from_dict(
-            {"study": study, "status": status, "report": report, "train": train, "fit": fit},
+            {"study": study, "sweep": sweep, "status": status, "report": report, "train": train, "fit": fit},
             prog="unisc",
             description="Scaling-law research and ranking-model experiments for e-commerce search.",
         ),
     )
+
+
+if __name__ == "__main__":
+    main()

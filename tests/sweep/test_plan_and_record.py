@@ -111,7 +111,7 @@ def test_a_record_of_another_schema_is_refused_and_half_a_record_is_none(sweep, 
         assert read_record(sweep.dir, planned[0].fingerprint) is None
         assert read_records(sweep.dir) == []
     path.write_text(whole.replace('"schema":2', '"schema":3'))
-    with pytest.raises(InputError, match="schema version 3.*update the program"):
+    with pytest.raises(InputError, match=r"schema version 3.*update the program"):
         read_records(sweep.dir)
 
 

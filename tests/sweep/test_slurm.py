@@ -117,13 +117,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def begin_again(ids: list[str]) -> None:
-    """Once tasks are queued again, let them start now: Slurm has a requeued job wait for two minutes."""
+    """Once tasks are queued again, let them start soon; Slurm waits two minutes, and within a second refuses its own leave."""
     deadline = time.monotonic() + 20
     while {ask("squeue", "-h", "--array", "-o", "%T", f"--jobs={name}") for name in ids} != {"PENDING"}:
         assert time.monotonic() < deadline, "not queued again"
         time.sleep(0.1)
     for name in ids:
-        ask("scontrol", "update", f"jobid={name}", "starttime=now")
+        ask("scontrol", "update", f"jobid={name}", "starttime=now+3")
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from unisc.sweep.budget import Budget, Calibration, secs_of
+from unisc.sweep.budget import Budget, Calibration
 from unisc.sweep.order import Queue
-from unisc.sweep.plan import Run
-from unisc.sweep.record import parse_record, parse_status
+from unisc.sweep.plan import Run, run_store
+from unisc.sweep.record import parse_secs, parse_status
 from unisc.sweep.settings import Settings
 from unisc.sweep.store import Store
 
@@ -50,11 +50,11 @@ class Board:
         records = self.store.read_many([f"runs/{run.fingerprint}/record.json" for run in there])
         unfinished = []
         for run, text in zip(there, records, strict=True):
-            record = parse_record(text, self.store.at(f"runs/{run.fingerprint}"), run.fingerprint) if text else None
-            if record is None:
+            secs = parse_secs(text, run_store(self.store, run.fingerprint), run.fingerprint)
+            if secs is None:
                 unfinished.append(run)
             else:
-                self.finished[run.fingerprint] = secs_of(record)
+                self.finished[run.fingerprint] = secs
         statuses = self.store.read_many([f"runs/{run.fingerprint}/status.json" for run in unfinished])
         states = dict(zip((run.fingerprint for run in unfinished), map(parse_status, statuses), strict=True))
         for run in self.runs:

@@ -61,19 +61,23 @@ class Folder(Store):
     """A folder; it may be on NFS, where `link` is atomic and locks are not to be relied on."""
 
     def __init__(self, root: Path, inside: str = ""):
-        self.root, self.folder = root, root / inside
+        self.root, self._inside = root, inside
+        self._prefix = f"{root}/{inside}/" if inside else f"{root}/"  # text: a Path costs more than opening the file
+
+    @property
+    def folder(self) -> Path:
+        """Where this store begins."""
+        return self.root / self._inside
 
     def read(self, name: str) -> bytes | None:
         try:
-            handle = os.open(self.folder / name, os.O_RDONLY)
-            try:
-                return b"".join(iter(lambda: os.read(handle, 1 << 20), b""))
-            finally:
-                os.close(handle)
+            with open(self._prefix + name, "rb", buffering=0) as file:  # noqa: PTH123
+                return file.readall()
         except OSError:
             return None
 
     def create(self, name: str, text: str, *, durable: bool = True) -> bool:
+        refused: InputError | None = None
         for _ in range(TRIES):
             try:
                 with self._writing(name) as path:
@@ -82,7 +86,7 @@ class Folder(Store):
                 if not isinstance(e.__cause__, FileNotFoundError | FileExistsError):
                     raise
                 refused = e  # somebody removed the claims of a finished run just now; make their folder again
-        raise refused
+        raise refused or InputError(f"{self.show(name)}: cannot be written; give a folder that can be written")
 
     def replace(self, name: str, text: str, *, durable: bool = False) -> None:
         with self._writing(name) as path:
@@ -90,7 +94,7 @@ class Folder(Store):
 
     def names(self, folder: str = "") -> list[str]:
         try:
-            return sorted(os.listdir(self.folder / folder))  # noqa: PTH208  a Path of each is ten times the listing
+            return sorted(os.listdir(self._prefix + folder))  # noqa: PTH208
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -103,10 +107,10 @@ class Folder(Store):
                 path.unlink(missing_ok=True)
 
     def at(self, folder: str) -> "Folder":
-        return Folder(self.root, str(self.folder.relative_to(self.root) / folder))
+        return Folder(self.root, f"{self._inside}/{folder}" if self._inside else folder)
 
     def show(self, name: str = "") -> str:
-        return str(self.folder / name)
+        return (self._prefix + name).rstrip("/")
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:

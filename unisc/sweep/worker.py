@@ -52,9 +52,9 @@ class Worker:
     is_cancelled: bool = False
 
     @classmethod
-    def of(cls, settings: Settings) -> "Worker":
+    def of(cls, settings: Settings, store: Store | None = None) -> "Worker":
         """Return a worker for the sweep that the settings name; raises InputError where there is no plan."""
-        store = settings.truth
+        store = store or settings.truth
         board = Board(store=store, runs=read_plan(store), settings=settings)
         return cls(settings=settings, store=store, board=board, observer=Observer(stale_secs=settings.stale_secs))
 
@@ -112,7 +112,8 @@ class Worker:
                     self.board.finish(run, secs_of(record))
                     continue
                 if check_description(self.store, run.fingerprint, run) is None:
-                    run_store(self.store, run.fingerprint).create("config.json", dumps(run.description))
+                    own = run_store(self.store, run.fingerprint)
+                    own.create("config.json", dumps(run.description), durable=False)  # the plan has it too
                 quarantine_broken(self.store, run.fingerprint)
                 claim = claimed(self.store, run, lease, max_takeovers=self.settings.max_takeovers)
                 if claim is not None:

@@ -16,12 +16,16 @@ from unisc.config import Runtime
 from unisc.errors import InputError
 from unisc.files import make_folder
 from unisc.sweep import worker as work
-from unisc.sweep.launch.environment import environment
+from unisc.sweep.board import CANCELLED
+from unisc.sweep.launch.environment import check_workers, environment
+from unisc.sweep.launch.supervise import worker_command
 from unisc.sweep.placement import place
 from unisc.sweep.plan import DEFAULT_PREFIXES, Run, write_plan
+from unisc.sweep.profile import Profile
 from unisc.sweep.progress import Display
 from unisc.sweep.record import forgive, read_records
 from unisc.sweep.status import Monitor, Summary
+from unisc.sweep.store import store_of
 
 POLL_SECS = 0.1
 SHOW_SECS = 1.0
@@ -43,13 +47,16 @@ def run_sweep(
     prefixes: Sequence[str] = DEFAULT_PREFIXES,
     heartbeat_secs: float = 5.0,
     stale_secs: float = 60.0,
+    follow: Callable[[], None] | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Execute what is not yet done of `runs` in a pool of local workers and return the records of all that are, in order.
 
     Killed and called again it continues and repeats nothing; runs that failed get their attempts anew. A run whose process
     dies or raises is tried `max_attempts` times and then left out (`Monitor.failures` tells which and why). `workers` are as
     many as `unisc.sweep.placement` has it by default; `runtime.work_dir` is replaced by each run's own folder. With
-    `max_hours`, no run starts that is predicted to end later than that after this call.
+    `max_hours`, no run starts that is predicted to end later than that after this call. `follow` is called now and then, and
+    `options` are further fields of `unisc.sweep.settings.Settings`.
 
     Raises:
       InputError: no runs, an unusable folder, a directory of another version, a full disk, or a run that raised InputError.
@@ -61,12 +68,15 @@ def run_sweep(
         raise InputError(f"max_hours: {max_hours} is not more than 0; leave it out for no limit")
     sweep_dir = Path(sweep_dir).absolute()
     make_folder(sweep_dir / "runs")
-    planned = write_plan(sweep_dir, runs, prefixes=prefixes)
-    monitor = Monitor(sweep_dir, planned)
-    forgive(sweep_dir, planned)
+    store = store_of(options.get("store") or sweep_dir)
+    planned = write_plan(store, runs, prefixes=prefixes)
+    monitor = Monitor(sweep_dir, planned, _store=store)
+    forgive(store, planned)
+    store.remove(CANCELLED)
     before = monitor.look()
     num_runs = before.total - before.done
-    placed = place(num_runs, num_processors=len(_processors()), threads=runtime.num_threads)
+    platforms = {"JAX_PLATFORMS": options["platform"]} if options.get("platform") else os.environ
+    placed = place(num_runs, num_processors=len(_processors()), threads=runtime.num_threads, environ=platforms)
     num_workers = min(workers or placed.workers, max(num_runs, 1))
     settings = work.Settings(
         sweep_dir=str(sweep_dir),
@@ -77,10 +87,17 @@ def run_sweep(
         max_hours=max_hours,
         heartbeat_secs=heartbeat_secs,
         stale_secs=stale_secs,
+        **options,
     )
     work.write_settings(settings)
     display = Display(title) if progress is True else None
-    tell = display or (progress if callable(progress) else lambda summary: None)
+    show = display or (progress if callable(progress) else lambda summary: None)
+
+    def tell(summary: Summary) -> None:
+        show(summary)
+        if follow is not None:
+            follow()
+
     with display or nullcontext():
         if before.done < before.total:
             with _pool(settings, num_workers) as pool:
@@ -90,10 +107,30 @@ def run_sweep(
         if display:
             for failure in failed:
                 display.note(f"{title}: {failure}")
-    records = read_records(sweep_dir)
+    records = read_records(store)
     if failed and not records:
         raise RuntimeError(f"no run succeeded and {len(failed)} failed; the first: {failed[0]}")
     return records
+
+
+def submit(sweep_dir: Path, *, workers: int, profile: Profile) -> list[str]:
+    """Start workers of a planned sweep that outlive this process, and return their process ids; what they say is in `workers/`.
+
+    Called again it adds helpers. `run_sweep` is for a sweep that is watched.
+    """
+    check_workers(workers)
+    settings = work.read_settings(sweep_dir)
+    platform = None if profile.platform == "cpu" else profile.platform
+    env = environment(sweep_dir, settings.runtime.num_threads, platform=platform)
+    logs, started = make_folder(sweep_dir / "workers"), []
+    for _ in range(workers):
+        name = logs / f"{time.time_ns()}.txt"
+        with name.open("wb") as log:
+            process = subprocess.Popen(
+                worker_command(sweep_dir), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+            )
+        started.append(str(process.pid))
+    return started
 
 
 @dataclass(slots=True)
@@ -118,7 +155,9 @@ class _Pool:
         hours = self.settings.max_hours
         if hours is not None:  # one that replaces another gets what is left
             hours = max(hours - (time.monotonic() - self.started) / 3600, 0.0)
-        env = environment(Path(self.settings.sweep_dir), self.settings.runtime.num_threads)
+        env = environment(
+            Path(self.settings.sweep_dir), self.settings.runtime.num_threads, platform=self.settings.platform or None
+        )
         command = [sys.executable, "-m", "unisc.sweep.worker", "--sweep", self.settings.sweep_dir]
         command += ["--parent-pid", str(os.getpid())]
         process = subprocess.Popen(
