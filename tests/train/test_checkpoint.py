@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from unisc.errors import InputError
+from unisc.errors import InputError, Stopped
 from unisc.train.loop import Runtime, train
 
 HERE = Path(__file__).parent
@@ -82,3 +85,81 @@ def test_the_checkpoint_of_another_run_is_refused(make_model, train_columns, con
     train(make_model(), part, config, embed_dim=4, runtime=runtime)
     with pytest.raises(InputError, match="another run"):
         train(make_model(), part, dataclasses.replace(config, learning_rate=0.02), embed_dim=4, runtime=runtime)
+
+
+FINISH = """
+    import importlib.util, json, os, random, signal, sys, threading, time
+    import jax, numpy as np
+    from flax import nnx
+    from pathlib import Path
+    from unisc.data.columns import load
+    from unisc.train.loop import Runtime, TrainConfig, train
+
+    spec = importlib.util.spec_from_file_location("tiny_model", sys.argv[1])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    columns = load(Path(sys.argv[2]), "train", history_len=3)
+    folder, config, secs = Path(sys.argv[3]), TrainConfig(**json.loads(sys.argv[4])), float(sys.argv[5])
+    started = []
+
+    def on_step(counts, num_steps):
+        if secs and not started:  # anywhere from the first step on, also while a checkpoint is being written
+            started.append(threading.Timer(secs, os.kill, (os.getpid(), signal.SIGKILL)))
+            started[0].start()
+        time.sleep(0.005)
+
+    model = module.TinyModel(columns.spec, 4, 8, rngs=nnx.Rngs(0), dropout=0.1)
+    runtime = Runtime(directory=folder, checkpoint_every_steps=4, log_every_steps=1, on_step=on_step)
+    done = train(model, columns, config, embed_dim=4, runtime=runtime)
+    for timer in started:
+        timer.cancel()
+    leaves = [x if not jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else jax.random.key_data(x)
+              for x in jax.tree.leaves(done.state)]
+    np.savez(folder / "state.npz", *[np.asarray(x) for x in leaves])
+    counts = {name: getattr(done.counts, name) for name in ("num_steps", "num_requests", "num_examples", "num_positives")}
+    (folder / "counts.json").write_text(json.dumps({**counts, "loss": done.loss}))
+"""
+
+
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(samples, config, tmp_path):
+    kills_wanted = int(os.environ.get("UNISC_TORTURE_KILLS", "2"))
+    rng, code = random.Random(0), textwrap.dedent(FINISH)
+    config = json.dumps(dataclasses.asdict(dataclasses.replace(config, table_optimizer="adam", num_epochs=4)))
+
+    def start(folder: Path, secs: float) -> int:
+        arguments = [HERE / "tiny_model.py", samples, folder, config, secs]
+        child = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, check=False)
+        assert child.returncode in (0, -signal.SIGKILL), child.stderr.decode()
+        return child.returncode
+
+    def left(folder: Path) -> tuple[list[bytes], str, list[dict]]:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        metrics = [{k: v for k, v in line.items() if k not in ("perf/train_secs", "perf/gflops_per_sec")} for line in lines]
+        with np.load(folder / "state.npz") as state:
+            return [state[name].tobytes() for name in state.files], (folder / "counts.json").read_text(), metrics
+
+    began = time.monotonic()
+    start(tmp_path / "whole", 0.0)
+    whole, secs = left(tmp_path / "whole"), min(time.monotonic() - began, 1.0)
+    kills = equal = rounds = 0
+    while kills < kills_wanted:
+        folder, rounds, before = tmp_path / f"run{rounds}", rounds + 1, kills
+        while start(folder, rng.uniform(0.02, secs) if kills < kills_wanted else 0.0):
+            kills += 1
+        equal += (kills - before) * (left(folder) == whole)
+    assert equal == kills == kills_wanted
+    if out := os.environ.get("UNISC_TORTURE_OUT"):
+        Path(out).write_text(json.dumps({"kills": kills, "bit_equal_resumes": equal}))
+
+
+def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_bits(make_model, train_columns, config, tmp_path):
+    steps = []
+    seen = {"directory": tmp_path, "checkpoint_every_steps": 1000, "on_step": lambda counts, _: steps.append(counts.num_steps)}
+    with pytest.raises(Stopped, match="after step 6 of"):
+        train(make_model(), train_columns, config, embed_dim=4, runtime=Runtime(**seen, should_stop=lambda: len(steps) == 5))
+    stopped = len(steps)
+    resumed = train(make_model(), train_columns, config, embed_dim=4, runtime=Runtime(**seen))
+    whole = train(make_model(), train_columns, config, embed_dim=4)
+    assert steps[stopped] == 7
+    np.testing.assert_array_equal(resumed.state.table, whole.state.table)
+    assert resumed.loss == whole.loss

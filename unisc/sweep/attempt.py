@@ -11,6 +11,7 @@ from unisc.config import to_plain
 from unisc.errors import InputError
 from unisc.files import make_folder, write_atomic
 from unisc.sweep.board import is_cancelled
+from unisc.sweep.child import RESULT
 from unisc.sweep.lease import Lease
 from unisc.sweep.plan import Run, run_folder
 from unisc.sweep.process import Child, last_lines
@@ -126,6 +127,7 @@ class Attempt:
         elif kind == "result":
             write_record(self.store, claim.run, {**message["sections"], "attempts": claim.failures + 1})
             claim.sections, claim.is_settled = message["sections"], True
+            (run_folder(self._folder, claim.run.fingerprint) / "work" / RESULT).unlink(missing_ok=True)
             self._show(claim, "done", frac_done=1.0)
         elif kind == "unfit":  # of the machine, not of the run
             self._give_back()

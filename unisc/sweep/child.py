@@ -25,11 +25,13 @@ from typing import Any, TextIO
 
 from unisc.config import Runtime, from_plain
 from unisc.errors import InputError, Stopped
-from unisc.files import FULL, dumps
+from unisc.files import FULL, dumps, object_in, replace_quickly
 from unisc.sweep import environment
 from unisc.sweep.plan import check_module, run_fingerprint
 from unisc.sweep.record import sections_of
 
+RESULT = "result.json"
+"""What a run that is over keeps in its work folder until its record exists."""
 REPORT_SECS = 0.5
 STOPPED = 128 + signal.SIGTERM
 """How a child exits that was told to end: not a failure of its run."""
@@ -158,12 +160,26 @@ def _prepare(request: Mapping[str, Any], module: ModuleType, run: Mapping[str, A
 def _run(module: ModuleType, request: Mapping[str, Any], run: Mapping[str, Any], answers: TextIO, started: float) -> Answer:
     clock = time.time()
     config, runtime = _prepare(request, module, run, answers)
+    kept = object_in(_read_file(_kept(run)))
+    if kept is not None:  # it was over when its worker died, and only its record is missing
+        return _result(module, run, kept["result"], kept["timing"])
     with _measured(clock - min(started, clock)) as timing:
         try:
             result = module.run(config, runtime)
         finally:
             runtime.last[0] = float("inf")  # a thread the run left behind must not report on the next run
     return _result(module, run, result, timing)
+
+
+def _kept(run: Mapping[str, Any]) -> Path:
+    return Path(run["runtime"]["work_dir"]) / RESULT
+
+
+def _read_file(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _run_packed(module: ModuleType, request: Mapping[str, Any], answers: TextIO, started: float) -> list[Answer]:
@@ -196,6 +212,8 @@ def _result(module: ModuleType, run: Mapping[str, Any], result: Any, timing: Map
         sections = sections_of(result)
     except ValueError as e:
         return _error(run, e)
+    # Before anything else, so that a run that is over is never trained again, whenever its worker is killed.
+    replace_quickly(_kept(run), dumps({"result": sections, "timing": dict(timing)}))
     source = Path(module.__file__).parent if module.__file__ else None
     sections["timing"] = {**sections.get("timing", {}), **timing}
     sections["environment"] = {**sections.get("environment", {}), **environment.describe(source)}
