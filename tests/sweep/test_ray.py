@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,38 +64,48 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.fixture
-def race(sweep):
-    from sweep_experiments import race as module
+def workers(sweep):
+    from sweep_experiments import workers as module
 
     yield module
-    module.wait_until(lambda: module.workers_of(sweep.dir) == [], 10)
+    module.wait_until(lambda: module.pids(sweep.dir) == [], 10)
 
 
-def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, race):
-    race.race(sweep, lambda n: engine.submit(sweep.dir, workers=n, profile=PROFILE, address=cluster), engine.alive)
-    assert len(list((sweep.dir / "ray").glob("unisc-*.txt"))) >= 2
+def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, workers, load_file):
+    race = load_file(HERE.parents[1] / "benchmarks" / "torture.py").race
+    ids: list[str] = []
+
+    def submit(sweep_dir: Path, **options: Any) -> list[str]:
+        ids.extend(engine.submit(sweep_dir, **options))
+        return ids
+
+    sizes = {"points": 30, "workers": 4, "kills": 6, "seed": 0}
+    found = race(submit, sweep.dir, sweep.data, **sizes, profile=PROFILE, is_resubmitted=False, deadline_secs=120.0)
+    assert found == {"points": 30, "recorded": 30, "lost": 0, "duplicated": 0, "kills": 6}
+    assert len(ids) == len(set(ids)) == 4
+    workers.wait_until(lambda: not engine.alive(ids), 20)
 
 
-def test_an_actor_that_dies_is_begun_again_and_its_worker_ends_with_it(cluster, sweep, race):
-    race.prepare(sweep, [sweep.run(i, secs=1.5) for i in range(2)], num_workers=1)
+def test_an_actor_that_dies_is_begun_again_and_its_worker_ends_with_it(cluster, sweep, workers):
+    workers.prepare(sweep, [sweep.run(i, secs=1.5) for i in range(2)], num_workers=1)
     [name] = engine.submit(sweep.dir, workers=1, profile=PROFILE, address=cluster)
-    race.wait_until(lambda: sweep.executions() and race.workers_of(sweep.dir), 30)
-    [worker] = race.workers_of(sweep.dir)
+    workers.wait_until(lambda: sweep.executions() and workers.pids(sweep.dir), 30)
+    [worker] = workers.pids(sweep.dir)
     os.kill(int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)  # its actor
-    race.wait_until(lambda: worker not in race.workers_of(sweep.dir), 20)
-    race.wait_until(lambda: not engine.alive([name]), 40)
+    workers.wait_until(lambda: worker not in workers.pids(sweep.dir), 20)
+    workers.wait_until(lambda: not engine.alive([name]), 40)
     assert len(read_records(sweep.dir)) == 2
     assert sorted(sweep.executions("end")) == [0, 1]
 
 
-def test_cancelled_workers_release_their_runs(cluster, sweep, race):
-    race.prepare(sweep, [sweep.run(i, secs=60.0) for i in range(4)], num_workers=3)
+def test_cancelled_workers_release_their_runs(cluster, sweep, workers):
+    workers.prepare(sweep, [sweep.run(i, secs=60.0) for i in range(4)], num_workers=3)
     names = engine.submit(sweep.dir, workers=3, profile=PROFILE, address=cluster)  # one of them has to wait for room
-    race.wait_until(lambda: len(sweep.executions()) == 2, 30)
+    workers.wait_until(lambda: len(sweep.executions()) == 2, 30)
     assert engine.alive(names) == names
     engine.cancel(names)
     assert engine.alive(names) == []
-    race.wait_until(lambda: not race.workers_of(sweep.dir), 10)
+    workers.wait_until(lambda: not workers.pids(sweep.dir), 10)
     now = summary(sweep.dir)
     assert (now.running, now.pending, now.failed) == (0, 4, 0)
 

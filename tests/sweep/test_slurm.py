@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from unisc.sweep.profile import Profile
 from unisc.sweep.record import read_record, read_records
 from unisc.sweep.status import summary
 
+HERE = Path(__file__).parent
 PROFILE = Profile(platform="cpu", device="cpu", memory_gib_per_host=0.25, minutes=10)
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 
@@ -127,59 +129,69 @@ def begin_again(ids: list[str]) -> None:
 
 
 @pytest.fixture
-def race(sweep):
-    from sweep_experiments import race as module
+def workers(sweep):
+    from sweep_experiments import workers as module
 
     yield module
-    assert module.workers_of(sweep.dir) == []
+    assert module.pids(sweep.dir) == []
 
 
-def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, race):
-    race.race(sweep, lambda n: slurm.submit(sweep.dir, workers=n, profile=PROFILE), slurm.alive)
-    assert list((sweep.dir / "slurm").glob("*_0.txt"))
+def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, workers, load_file):
+    race = load_file(HERE.parents[1] / "benchmarks" / "torture.py").race
+    ids: list[str] = []
+
+    def submit(sweep_dir: Path, **options: Any) -> list[str]:
+        ids.extend(slurm.submit(sweep_dir, **options))
+        return ids
+
+    sizes = {"points": 30, "workers": 4, "kills": 6, "seed": 0}
+    found = race(submit, sweep.dir, sweep.data, **sizes, profile=PROFILE, is_resubmitted=False, deadline_secs=120.0)
+    assert found == {"points": 30, "recorded": 30, "lost": 0, "duplicated": 0, "kills": 6}
+    assert len(ids) == len(set(ids)) == 4
+    workers.wait_until(lambda: not slurm.alive(ids), 20)
 
 
-def test_a_drained_node_gives_its_runs_back_and_the_job_continues_when_requeued(cluster, sweep, race):
-    race.prepare(sweep, [sweep.run(i, secs=3.0) for i in range(3)], num_workers=2)
+def test_a_drained_node_gives_its_runs_back_and_the_job_continues_when_requeued(cluster, sweep, workers):
+    workers.prepare(sweep, [sweep.run(i, secs=3.0) for i in range(3)], num_workers=2)
     ids = slurm.submit(sweep.dir, workers=2, profile=PROFILE)
-    race.wait_until(lambda: len(sweep.executions()) >= 2, 20)
+    workers.wait_until(lambda: len(sweep.executions()) >= 2, 20)
     ask("scontrol", "update", f"nodename={cluster}", "state=drain", "reason=test")
     ask("scontrol", "requeue", *ids[:1])
     ask("scontrol", "requeue", *ids[1:])
-    race.wait_until(lambda: not race.workers_of(sweep.dir), 20)
+    workers.wait_until(lambda: not workers.pids(sweep.dir), 20)
     assert slurm.alive(ids) == ids  # they wait for the node
     now = summary(sweep.dir)
     assert (now.running, now.failed, now.done + now.pending) == (0, 0, 3)
     ask("scontrol", "update", f"nodename={cluster}", "state=resume")
     begin_again(ids)
-    race.wait_until(lambda: len(read_records(sweep.dir)) == 3, 40)
-    race.wait_until(lambda: not slurm.alive(ids), 20)
+    workers.wait_until(lambda: len(read_records(sweep.dir)) == 3, 40)
+    workers.wait_until(lambda: not slurm.alive(ids), 20)
     assert sorted(set(sweep.executions("end"))) == sorted(sweep.executions("end")) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_a_task_told_that_its_time_is_up_requeues_itself(cluster, sweep, race, hosts):
+def test_a_task_told_that_its_time_is_up_requeues_itself(cluster, sweep, workers, hosts):
     profile = dataclasses.replace(PROFILE, hosts_per_worker=hosts, devices_per_worker=hosts, slurm={"nodes": "1"})
-    race.prepare(sweep, [sweep.run(0, secs=2.0)], num_workers=1)
+    workers.prepare(sweep, [sweep.run(0, secs=2.0)], num_workers=1)
     ids = slurm.submit(sweep.dir, workers=1, profile=profile)  # for two hosts by srun, though on the one node there is
-    race.wait_until(lambda: sweep.executions() == [0], 20)
+    workers.wait_until(lambda: sweep.executions() == [0], 20)
     ask("scancel", "--batch", "--signal=TERM", *ids)  # what --signal=B:TERM sends before the limit
-    race.wait_until(lambda: not race.workers_of(sweep.dir), 20)
+    workers.wait_until(lambda: not workers.pids(sweep.dir), 20)
     [status] = sweep.dir.glob("runs/*/status.json")
     assert json.loads(status.read_text())["state"] == "pending"  # the worker has had time to say so
     begin_again(ids)
-    race.wait_until(lambda: not slurm.alive(ids), 30)
+    workers.wait_until(lambda: not slurm.alive(ids), 30)
     assert len(read_records(sweep.dir)) == 1
     assert sweep.executions("end") == [0]
 
 
-def test_a_cancelled_task_releases_its_run_and_stays_cancelled(cluster, sweep, race):
-    race.prepare(sweep, [sweep.run(0, secs=60.0)], num_workers=2)
+def test_a_cancelled_task_releases_its_run_and_stays_cancelled(cluster, sweep, workers):
+    workers.prepare(sweep, [sweep.run(0, secs=60.0)], num_workers=2)
     ids = slurm.submit(sweep.dir, workers=1, profile=PROFILE)
-    race.wait_until(lambda: sweep.executions() == [0], 20)
+    workers.wait_until(lambda: sweep.executions() == [0], 20)
     slurm.cancel(ids)
-    race.wait_until(lambda: not slurm.alive(ids), 20)
-    race.wait_until(lambda: not race.workers_of(sweep.dir), 10)
+    workers.wait_until(lambda: not slurm.alive(ids), 20)
+    workers.wait_until(lambda: not workers.pids(sweep.dir), 10)
     now = summary(sweep.dir)
     assert (now.running, now.pending, now.failed) == (0, 1, 0)
     assert slurm.alive(["999999_0"]) == []
