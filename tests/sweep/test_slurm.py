@@ -136,7 +136,8 @@ def workers(sweep):
     assert module.pids(sweep.dir) == []
 
 
-def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, workers, load_file):
+@pytest.mark.parametrize(("points", "racers", "kills"), [(30, 4, 6), pytest.param(200, 8, 40, marks=pytest.mark.slow)])
+def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, workers, load_file, points, racers, kills):
     race = load_file(HERE.parents[1] / "benchmarks" / "torture.py").race
     ids: list[str] = []
 
@@ -144,10 +145,10 @@ def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, workers, load_fi
         ids.extend(slurm.submit(sweep_dir, **options))
         return ids
 
-    sizes = {"points": 30, "workers": 4, "kills": 6, "seed": 0}
-    found = race(submit, sweep.dir, sweep.data, **sizes, profile=PROFILE, is_resubmitted=False, deadline_secs=120.0)
-    assert found == {"points": 30, "recorded": 30, "lost": 0, "duplicated": 0, "kills": 6}
-    assert len(ids) == len(set(ids)) == 4
+    sizes = {"points": points, "workers": racers, "kills": kills, "seed": 0}
+    found = race(submit, sweep.dir, sweep.data, **sizes, profile=PROFILE, is_resubmitted=False, deadline_secs=300.0)
+    assert found == {"points": points, "recorded": points, "lost": 0, "duplicated": 0, "kills": kills}
+    assert len(ids) == len(set(ids)) == racers
     workers.wait_until(lambda: not slurm.alive(ids), 20)
 
 
