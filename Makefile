@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := unisc data_gen experiments sweeps analysis
 
-.PHONY: study test clean
+.PHONY: study test torture clean
 .DEFAULT_GOAL := study
 
 study: $(VENV)/.study
@@ -21,6 +21,10 @@ test: $(VENV)/.test
 	$(BIN)/pyrefly check --summary=none
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto $(ARGS)
+
+# Workers and a training run killed at random moments, in full; ends with one JSON line.
+torture: $(VENV)/.test
+	$(BIN)/python benchmarks/torture.py $(ARGS)
 
 $(VENV)/.venv:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'

@@ -10,9 +10,11 @@ import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from experiments import rankers
+from sweeps import uniscale
 from sweeps.rankers import interval
 from unisc.config import Runtime, override
 from unisc.data.columns import load
@@ -25,7 +27,36 @@ from unisc.sweep.plan import Run
 MODELS = ("hhsft", "transformer", "onetrans")
 
 
-def runs(samples: Path, *, models: Sequence[str], size: str, seeds: Sequence[int]) -> dict[tuple[str, Context, int], Run]:
+SEEDS = MappingProxyType({"smoke": (0, 1), "laptop": (0, 1, 2, 3, 4)})
+"""By preset; the samples are those of the study's preset of the same name, `exposed`."""
+
+
+def prepare(root: Path, *, preset: str) -> None:
+    """Make the study's logs and samples in `root` where they are missing. Raises InputError for an unknown preset."""
+    seeds_of(preset)
+    uniscale.prepare(root, preset=preset)
+
+
+def data_dir(root: Path, *, preset: str) -> Path:
+    """Return the samples that the runs read."""
+    seeds_of(preset)
+    return root / "samples" / "exposed"
+
+
+def runs(root: Path, *, preset: str) -> list[Run]:
+    """List a preset's runs. Raises InputError for an unknown preset."""
+    samples = data_dir(root, preset=preset)
+    return list(pairs(samples, models=MODELS, size="xs" if preset == "smoke" else "s", seeds=seeds_of(preset)).values())
+
+
+def seeds_of(preset: str) -> tuple[int, ...]:
+    """Return a preset's seeds. Raises InputError where there is none of that name."""
+    if preset not in SEEDS:
+        raise InputError(f"unknown preset {preset!r}; the presets are: {', '.join(SEEDS)}")
+    return SEEDS[preset]
+
+
+def pairs(samples: Path, *, models: Sequence[str], size: str, seeds: Sequence[int]) -> dict[tuple[str, Context, int], Run]:
     """Return the runs by model, context and seed."""
     spec = load(samples, "train", history_len=20).spec
     planned = {}
@@ -53,7 +84,7 @@ def main() -> None:
     args = parser.parse_args()
     if len(set(args.seeds)) < 2:
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: an interval needs two different seeds; give more")
-    planned = runs(args.samples, models=args.models, size=args.size, seeds=args.seeds)
+    planned = pairs(args.samples, models=args.models, size=args.size, seeds=args.seeds)
     runtime = Runtime(data_dir=str(args.samples.absolute()), work_dir=str(args.out))
     in_order = sorted(planned.values(), key=lambda run: -run.cost)
     found = {

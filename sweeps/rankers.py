@@ -10,15 +10,16 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from scipy import stats
 
 from experiments import next_item, rankers
+from sweeps import uniscale
 from unisc.config import Runtime, override
 from unisc.data.columns import load
-from unisc.errors import run_command
+from unisc.errors import InputError, run_command
 from unisc.models import zoo
 from unisc.sweep.launch.local import run_sweep
 from unisc.sweep.plan import Run
@@ -26,7 +27,36 @@ from unisc.sweep.plan import Run
 EXPERIMENTS = {"rankers": rankers, "next_item": next_item}
 
 
-def runs(
+PRESETS = MappingProxyType({"smoke": (("xs",), (0,)), "laptop": (("s",), (0, 1, 2))})
+"""Sizes and seeds. The samples are those of the study's preset of the same name, `exposed`."""
+
+
+def prepare(root: Path, *, preset: str) -> None:
+    """Make the study's logs and samples in `root` where they are missing. Raises InputError for an unknown preset."""
+    preset_named(preset)
+    uniscale.prepare(root, preset=preset)
+
+
+def data_dir(root: Path, *, preset: str) -> Path:
+    """Return the samples that the runs read."""
+    preset_named(preset)
+    return root / "samples" / "exposed"
+
+
+def runs(root: Path, *, preset: str) -> list[Run]:
+    """List a preset's runs, every architecture in it. Raises InputError for an unknown preset."""
+    sizes, seeds = preset_named(preset)
+    return grid(data_dir(root, preset=preset), models=list(zoo.RANKERS), sizes=sizes, seeds=seeds, fraction=1.0)
+
+
+def preset_named(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return a preset's sizes and seeds. Raises InputError where there is none of that name."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def grid(
     samples: Path,
     *,
     models: Sequence[str],
@@ -46,7 +76,9 @@ def runs(
                 config = override(config, {"data.fraction": fraction})
                 flops = zoo.RANKERS[model].flops_per_example(config.model, data.spec)
                 cost, label = float(flops.train(**volume)), f"{model} {size} seed {seed}"
-                planned.append(Run.of(experiment, config, cost=cost, label=label, compile_key=f"{model} {size}"))
+                dense = zoo.RANKERS[model].num_params(config.model, data.spec).dense
+                facts = {"num_params": dense, "num_examples": round(fraction * data.num_examples), "train_flops": cost}
+                planned.append(Run.of(experiment, config, cost=cost, label=label, compile_key=f"{model} {size}", **facts))
     return sorted(planned, key=lambda run: -run.cost)
 
 
@@ -63,7 +95,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="one a core if not given")
     args = parser.parse_args()
     experiment = EXPERIMENTS[args.experiment]
-    planned = runs(
+    planned = grid(
         args.samples,
         models=args.models,
         sizes=args.sizes,

@@ -67,10 +67,35 @@ def points(preset: Preset, samples: Mapping[str, str]) -> list[Config]:
     return found
 
 
+def prepare(root: Path, *, preset: str) -> None:
+    """Convert the logs in `root/trivago` and build the samples where they are missing.
+
+    Raises:
+      InputError: an unknown preset, or no logs there; make a link to their folder.
+    """
+    preset_named(preset)
+    stages = Stages(root, root, workers=0)
+    make_logs(root / "trivago", root / "logs", stages)
+    make_samples(root / "logs", root / "samples", COMPOSITIONS, stages)
+
+
+def runs(root: Path, *, preset: str) -> list[Run]:
+    """Plan a preset's runs on what `prepare` has made in `root`. Raises InputError for an unknown preset."""
+    samples = {c: manifest.read(root / "samples" / c, kind="samples")["fingerprint"] for c in COMPOSITIONS}
+    columns = {c: load(root / "samples" / c, "train", history_len=HISTORY_LEN) for c in COMPOSITIONS}
+    return [plan("grid", config, columns[config.data.composition]) for config in points(preset_named(preset), samples)]
+
+
+def preset_named(name: str) -> Preset:
+    """Return a preset. Raises InputError where there is none of that name."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r} for trivago; the presets are: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 def study(*, path: Path, preset: str, out: Path, work: Path, workers: int) -> Path:
     """Run the study on a folder of trivago logs and write its report to `out`; return the page's path."""
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r} for trivago; the presets are: {', '.join(PRESETS)}")
+    preset_named(preset)
     stages = Stages(work, out, workers=workers)
     with stages("logs"):
         logs = make_logs(path, work / "logs", stages)

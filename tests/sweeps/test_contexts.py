@@ -36,7 +36,7 @@ def test_pairs_differ_in_the_context_alone(tmp_path):
     spec.loader.exec_module(tiny)
     train, test = tiny.random_requests(20, seed=1), tiny.random_requests(10, seed=2, first_id=1000)
     samples = tiny.write_samples(tmp_path / "exposed", train=train, test=test)
-    planned = contexts.runs(samples, models=contexts.MODELS, size="xxs", seeds=[3, 4])
+    planned = contexts.pairs(samples, models=contexts.MODELS, size="xxs", seeds=[3, 4])
     assert len({run.fingerprint for run in planned.values()}) == len(planned) == 12
     for model in contexts.MODELS:
         joint, shared = (planned[model, context, 4].config for context in ("joint", "shared"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import next_item, rankers
-from sweeps.rankers import interval, runs, table
+from sweeps.rankers import grid, interval, table
 from unisc.models import zoo
 
 
@@ -22,7 +22,7 @@ def samples(tmp_path_factory):
 
 @pytest.mark.parametrize("experiment", [rankers, next_item])
 def test_every_ranker_and_seed_is_a_run_of_the_experiment(samples, experiment):
-    planned = runs(samples, models=list(zoo.RANKERS), sizes=["xs"], seeds=[0, 1], fraction=0.5, experiment=experiment)
+    planned = grid(samples, models=list(zoo.RANKERS), sizes=["xs"], seeds=[0, 1], fraction=0.5, experiment=experiment)
     assert {run.experiment for run in planned} == {experiment.__name__}
     assert len({run.fingerprint for run in planned}) == 2 * len(zoo.RANKERS)
     assert {run.config["data"]["fraction"] for run in planned} == {0.5}

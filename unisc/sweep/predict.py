@@ -51,7 +51,7 @@ class Forecast:
             raise InputError(f"--max-device-hours {max_device_hours:g}: must be more than 0; leave it out for no limit")
         if self.left_hours and self.spent_hours >= max_device_hours:
             raise InputError(
-                f"--max-device-hours {max_device_hours:g}: {self.spent_hours:.3g} are spent and runs are left; raise it"
+                f"--max-device-hours {max_device_hours:g}: {self.spent_hours:.3g} spent already and runs are left; raise it"
             )
         if self.spent_hours + self.left_hours > max_device_hours:
             raise InputError(

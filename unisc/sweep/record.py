@@ -95,7 +95,7 @@ def _is_whole(text: bytes) -> bool:
 
 
 def parse_secs(text: bytes | None, store: Store, fingerprint: str) -> float | None:
-    """Return the seconds that a record says its run took, None where it is none; cheaper than `parse_record`."""
+    """Return the seconds that a record says its run took, None for no record; cheaper than `parse_record`."""
     if text is None:
         return None
     body = text[_START + 2 :]
