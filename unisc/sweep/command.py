@@ -109,6 +109,7 @@ def run(
     max_attempts: int = 2,
     checkpoint_every_steps: int = 2000,
     tensorboard: bool = False,
+    keep_models: bool = False,
 ) -> None:
     """Run what is not yet done of a sweep; typed again it continues, and from elsewhere it helps. Nothing is run twice.
 
@@ -124,6 +125,7 @@ def run(
         max_device_hours: device-hours of the whole sweep, over all workers and calls; none starts that goes beyond.
         max_attempts: failures of a run after which it is given up.
         checkpoint_every_steps: how much a killed worker may lose; one that is told to stop loses nothing.
+        keep_models: leave every trained model in its run's folder, for `unisc ab` and the like.
         tensorboard: with the local launcher, write curves for TensorBoard into the sweep's folder as runs go on.
     """
     if workers < 0:
@@ -138,12 +140,13 @@ def run(
         data_dir=str(data_dir),
         num_threads=machine.devices_per_worker if on_cpu else machine.cores_per_host,
         checkpoint_every_steps=checkpoint_every_steps,
+        keep_model=keep_models,
     )
     options: dict[str, Any] = {
         "store": planned.store.show() if "://" in planned.store.show() else "",
         "max_attempts": max_attempts,
         "max_device_hours": max_device_hours,
-        "devices_per_worker": machine.devices_per_worker * machine.hosts_per_worker,
+        "devices_per_worker": machine.devices_per_worker,
         "platform": "" if on_cpu else machine.platform,
         "pack_limit": 1 if on_cpu or machine.hosts_per_worker > 1 else PACK_LIMIT,
     }

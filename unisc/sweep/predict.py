@@ -63,7 +63,7 @@ def forecast(
 
     A worker's device-hours count all its devices, cores on a CPU, whether they are busy or not: that is what is paid.
     """
-    devices = profile.devices_per_worker * profile.hosts_per_worker
+    devices = profile.devices_per_worker
     calibration = Calibration.fit((run, finished[run.fingerprint]) for run in runs if run.fingerprint in finished)
     rate = profile.peak_tflops * 1e12 * profile.utilisation * devices
     points = []

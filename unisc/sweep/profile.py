@@ -9,6 +9,8 @@ from unisc.codec import nearest
 from unisc.config import from_plain, to_plain
 from unisc.errors import InputError
 
+PLATFORMS = ("cpu", "cuda", "tpu")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
@@ -37,6 +39,30 @@ class Profile:
     ray: Mapping[str, float] = field(default_factory=dict)
     kubernetes: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.platform not in PLATFORMS:
+            raise ValueError(f"platform {self.platform!r} is not one JAX runs on; give one of {', '.join(PLATFORMS)}")
+        for name in ("devices_per_worker", "hosts_per_worker", "cores_per_host", "minutes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is fewer than 1; give 1 or more")
+        if self.devices_per_worker % self.hosts_per_worker:
+            raise ValueError(
+                f"devices_per_worker: {self.devices_per_worker} cannot be shared out evenly to {self.hosts_per_worker} hosts; "
+                f"give a multiple of hosts_per_worker"
+            )
+
+    @property
+    def devices_per_host(self) -> int:
+        """Accelerators a host of the worker has; 0 where the devices are the CPU's cores."""
+        return 0 if self.platform == "cpu" else self.devices_per_worker // self.hosts_per_worker
+
+    @property
+    def cores(self) -> int:
+        """Cores a host of the worker has."""
+        if self.platform == "cpu":
+            return max(self.cores_per_host, self.devices_per_worker // self.hosts_per_worker)
+        return self.cores_per_host
+
 
 def read_profiles(path: Path) -> dict[str, Profile]:
     """Return the profiles of a TOML file by name.
@@ -54,7 +80,13 @@ def read_profiles(path: Path) -> dict[str, Profile]:
         for key in needed:
             if key not in table:
                 raise InputError(f"{path}: profile {name!r} has no {key}; give one")
-    return {name: from_plain(Profile, {**given, **table}) for name, table in tables.items()}
+    found = {}
+    for name, table in tables.items():
+        try:
+            found[name] = from_plain(Profile, {**given, **table})
+        except InputError as e:
+            raise InputError(f"{path}: profile {name!r}: {e}") from e
+    return found
 
 
 def profile_named(name: str, path: Path) -> Profile:

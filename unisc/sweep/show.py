@@ -38,7 +38,7 @@ def forecast(found: Forecast, name: str, profile: Profile) -> None:
     done = sum(point.state == "done" for point in found.points)
     unknown = f", {found.num_unknown} points not predictable yet" if found.num_unknown else ""
     console.print(
-        f"{len(found.points)} points, {done} done; on {name} ({profile.devices_per_worker * profile.hosts_per_worker} x "
+        f"{len(found.points)} points, {done} done; on {name} ({profile.devices_per_worker} x "
         f"{profile.device} a worker) {found.spent_hours:.3g} device-hours spent, {found.left_hours:.3g} predicted, "
         f"cost {found.cost:.2f}{unknown}",
         markup=False,

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from unisc.config import Runtime
-from unisc.cpu import keep_memory
 from unisc.errors import InputError
 from unisc.files import make_folder
 from unisc.sweep import worker as work
 from unisc.sweep.board import CANCELLED
+from unisc.sweep.launch.environment import check_workers, environment
+from unisc.sweep.launch.supervise import worker_command
 from unisc.sweep.placement import place
 from unisc.sweep.plan import DEFAULT_PREFIXES, Run, write_plan
 from unisc.sweep.profile import Profile
@@ -112,47 +113,21 @@ def run_sweep(
     return records
 
 
-def environment(sweep_dir: Path, num_threads: int, platform: str = "") -> dict[str, str]:
-    """Return the environment of a worker that shares a machine with others.
-
-    Thread counts: XLA's CPU client sizes its pools by NPROC and the processors it may use; `--xla_cpu_multi_thread_eigen`
-    and a bare `intra_op_parallelism_threads` in XLA_FLAGS change nothing or abort in jaxlib 0.10 (measured), so neither is
-    set. Memory: glibc keeps freed pages, because fresh ones cost more than the arithmetic on them. What the user has set
-    stays as it is, but for a profile's platform.
-    """
-    threads = str(num_threads)
-    wanted = {
-        "NPROC": threads,
-        "OMP_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "JAX_COMPILATION_CACHE_DIR": str(sweep_dir / "compile_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    given = {"JAX_PLATFORMS": platform} if platform else {}
-    return {**wanted, **keep_memory(), **os.environ, **given}
-
-
 def submit(sweep_dir: Path, *, workers: int, profile: Profile) -> list[str]:
     """Start workers of a planned sweep that outlive this process, and return their process ids; what they say is in `workers/`.
 
     Called again it adds helpers. `run_sweep` is for a sweep that is watched.
     """
+    check_workers(workers)
     settings = work.read_settings(sweep_dir)
-    platform = "" if profile.platform == "cpu" else profile.platform
-    env = environment(sweep_dir, settings.runtime.num_threads, platform)
+    platform = None if profile.platform == "cpu" else profile.platform
+    env = environment(sweep_dir, settings.runtime.num_threads, platform=platform)
     logs, started = make_folder(sweep_dir / "workers"), []
     for _ in range(workers):
         name = logs / f"{time.time_ns()}.txt"
         with name.open("wb") as log:
-            command = [sys.executable, "-m", "unisc.sweep.worker", "--sweep", str(sweep_dir)]
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+                worker_command(sweep_dir), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
             )
         _detached.append(process)
         started.append(str(process.pid))
@@ -186,7 +161,9 @@ class _Pool:
         hours = self.settings.max_hours
         if hours is not None:  # one that replaces another gets what is left
             hours = max(hours - (time.monotonic() - self.started) / 3600, 0.0)
-        env = environment(Path(self.settings.sweep_dir), self.settings.runtime.num_threads, self.settings.platform)
+        env = environment(
+            Path(self.settings.sweep_dir), self.settings.runtime.num_threads, platform=self.settings.platform or None
+        )
         command = [sys.executable, "-m", "unisc.sweep.worker", "--sweep", self.settings.sweep_dir]
         command += ["--parent-pid", str(os.getpid())]
         process = subprocess.Popen(
