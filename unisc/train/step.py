@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from unisc.data.features import BY_ROW, Batch
-from unisc.mesh import DATA, MODEL, sharding
+from unisc.mesh import DATA, MODEL, place, sharding
 from unisc.nn.recompute import recomputing
 from unisc.nn.tables import compose
 from unisc.objectives.ranking import RankingLoss, ranking_loss
@@ -69,11 +69,26 @@ def make_train_step(
     for each batch shape.
     """
     on_device = step_body(graphdef, clip_norm, optimizer_name, compute, remat=remat, axes=AXES)
-    states, batches, everywhere = layout(mesh), sharding(mesh, "batch"), sharding(mesh)
-    parts = Batch._make(everywhere if name in BY_ROW else batches for name in Batch._fields)
+    states, everywhere, parts = layout(mesh), sharding(mesh), _parts_layout(mesh)
     specs = jax.tree.map(lambda s: s.spec, ((states, parts, everywhere), (states, everywhere)))
     local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
     return jax.jit(local, donate_argnums=0, in_shardings=(states, parts, everywhere), out_shardings=(states, everywhere))
+
+
+def _parts_layout(mesh: Mesh) -> Batch:
+    batches, everywhere = sharding(mesh, "batch"), sharding(mesh)
+    return Batch._make(everywhere if name in BY_ROW else batches for name in Batch._fields)
+
+
+def make_feed(mesh: Mesh) -> Callable[[Batch, np.ndarray], tuple[Any, Any]]:
+    """Return what makes a step's host arrays, of which every process has the whole, arrays over all devices.
+
+    A process on its own leaves them as they are: the step's call moves them, and faster.
+    """
+    if jax.process_count() == 1:
+        return lambda parts, hyper: (parts, hyper)
+    layout_of_parts, everywhere = _parts_layout(mesh), sharding(mesh)
+    return lambda parts, hyper: (place(parts, layout_of_parts), place(hyper, everywhere))
 
 
 @functools.lru_cache(maxsize=32)
