@@ -108,7 +108,8 @@ def train(
     if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
         # A power of two, so that batches, which are such, divide among them.
         cpu.restart(devices or 1 << (cpu.num_cores().bit_length() - 1))
-    from unisc.distributed import find_cluster, is_first, join, leave_at_once
+    from unisc.cluster import find_cluster
+    from unisc.distributed import is_first, join, leave_at_once
 
     cluster = find_cluster(coordinator, processes, process_id)
     if cluster is not None:

@@ -1,6 +1,6 @@
-"""Devices: the (data, model) mesh, which mesh axis each logical axis is split over, and arrays on it, of one process or several.
+"""Devices: the (data, model) mesh, which mesh axis each logical axis is split over, and arrays on it.
 
-Of several processes each holds in memory what its own devices have; what it is asked to place it has whole (`unisc.distributed`).
+Of several processes (`unisc.distributed`) each has on its devices their share; what it is asked to place it holds whole.
 """
 
 from collections.abc import Mapping, Sequence

@@ -20,7 +20,7 @@ _PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_
 
 
 class Wire:
-    """One end of a connection. `is_open` turns false once the other end is gone, or has sent something that is no line of JSON."""
+    """One end of a connection. `is_open` turns false once the other end is gone, or has sent what is no line of JSON."""
 
     def __init__(self, connection: socket.socket):
         self._socket, self._buffer, self.is_open = connection, b"", True
@@ -33,6 +33,11 @@ class Wire:
     def fileno(self) -> int:
         """Return the descriptor, so that several wires can be waited for at once."""
         return self._socket.fileno()
+
+    def address(self, port: int) -> str:
+        """Return the address of another port of the host at the other end."""
+        host = self._socket.getpeername()[0]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send one message; a peer that is gone shows in `is_open`."""
@@ -51,13 +56,16 @@ class Wire:
             chunk = b""
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         self.is_open = bool(chunk) and len(self._buffer) <= MAX_LINE_BYTES
-        try:
-            found = [json.loads(line) for line in lines]
-        except ValueError:
-            found = [None]
-        if not all(isinstance(message, dict) for message in found):
-            self.is_open = False  # some other service's port, or a stranger
-            return []
+        found: list[dict[str, Any]] = []
+        for line in lines:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                message = None
+            if not isinstance(message, dict):
+                self.is_open = False  # some other service's port, or a stranger
+                return []
+            found.append(message)
         return found
 
     def close(self) -> None:

@@ -17,8 +17,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 
+from unisc.cluster import find_cluster  # noqa: E402
 from unisc.data.columns import load  # noqa: E402
-from unisc.distributed import find_cluster, is_first, join, leave_at_once  # noqa: E402
+from unisc.distributed import is_first, join, leave_at_once  # noqa: E402
 from unisc.models.transformer import Transformer, reference  # noqa: E402
 from unisc.train.checkpoint import without_keys  # noqa: E402
 from unisc.train.evaluate import EvalConfig, evaluate  # noqa: E402

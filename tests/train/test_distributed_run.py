@@ -78,7 +78,8 @@ class Outcome:
 
 @pytest.fixture
 def plain(config):
-    return dataclasses.asdict(dataclasses.replace(config, batch_candidates=64, num_parts=PARTS, table_optimizer="adam"))
+    changed = dataclasses.replace(config, batch_candidates=64, num_parts=PARTS, table_optimizer="adam", num_epochs=1)
+    return dataclasses.asdict(changed)
 
 
 def close(a, b):
@@ -102,13 +103,58 @@ def same_bits(a, b):
 
 
 def test_two_processes_are_killed_and_go_on_as_two_or_one(samples, plain, tmp_path):
+    whole = Group(tmp_path / "whole", 2, samples, plain, dropout=0.1)
     killed = Group(tmp_path / "run", 2, samples, plain, dropout=0.1, die_at=17, dying=[1])
     codes = killed.wait()
     assert codes[1] == -9 and codes[0] not in (0, None), "who is left behind does not go on alone, nor wait"
     assert (tmp_path / "run/checkpoint/15").is_dir(), killed.said()
     shutil.copytree(tmp_path / "run", tmp_path / "as-one")
 
-    whole = Group(tmp_path / "whole", 2, samples, plain, dropout=0.1).finish()
+    again, alone = (Group(tmp_path / name, n, samples, plain, dropout=0.1) for name, n in (("run", 2), ("as-one", 1)))
+    whole = whole.finish()
     assert len({json.dumps(s) for s in whole.summaries}) == 1, "every process has all scores"
-    same_bits(Group(tmp_path / "run", 2, samples, plain, dropout=0.1).finish(), whole)
-    close(Group(tmp_path / "as-one", 1, samples, plain, dropout=0.1).finish(), whole)
+    same_bits(again.finish(), whole)
+    close(alone.finish(), whole)
+
+
+def test_processes_of_other_configurations_train_nothing(samples, plain, tmp_path):
+    changes = [{}, {"config": plain | {"learning_rate": 0.02}}]
+    group = Group(tmp_path / "run", 2, samples, plain, changes=changes)
+    assert group.wait() == [2, 2], group.said()
+    for log in group.logs:
+        line = log.read_text().splitlines()[-1]
+        assert line.startswith("unisc: run: ") and "on process 1; start all with the same command, samples and code" in line
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "first", "then"), [("tiny", 4, 2), ("tiny", 2, 4), ("transformer", 4, 1)])
+def test_all_of_several_processes_are_killed_and_another_number_goes_on(samples, plain, tmp_path, model, first, then):
+    plain = plain | {"num_parts": 8}
+    if model != "tiny":
+        plain = plain | {"learning_rate": 1e-3, "list_len": 4}
+    whole = Group(tmp_path / "whole", 1, samples, plain, model=model, devices=1).finish()
+    killed = Group(tmp_path / "run", first, samples, plain, model=model, devices=2, die_at=23, dying=list(range(first)))
+    assert killed.wait() == [-9] * first, killed.said()
+    close(Group(tmp_path / "run", then, samples, plain, model=model, devices=2).finish(), whole)
+
+
+@pytest.mark.slow
+def test_who_leads_is_killed_and_nobody_goes_on(samples, plain, tmp_path):
+    group = Group(tmp_path / "run", 3, samples, plain | {"num_parts": 3, "batch_candidates": 48}, die_at=7, dying=[0])
+    codes = group.wait()
+    assert codes[0] == -9 and 0 not in codes, group.said()
+
+
+@pytest.mark.slow
+def test_other_first_parameters_are_named(samples, plain, tmp_path):
+    group = Group(tmp_path / "run", 2, samples, plain, changes=[{}, {"model_seed": 1}])
+    assert group.wait() == [2, 2], group.said()
+    assert "first parameters: " in group.said()
+
+
+@pytest.mark.slow
+def test_parts_that_the_devices_of_all_processes_cannot_share(samples, plain, tmp_path):
+    group = Group(tmp_path / "run", 2, samples, plain, devices=3)
+    assert group.wait() == [2, 2], group.said()
+    assert "num_parts 4: 6 devices cannot share them out; give a multiple of 6\n" in group.said()

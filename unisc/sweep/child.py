@@ -6,6 +6,7 @@ reads is empty. The process dies with its worker: by the kernel's parent-death s
 """
 
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+from unisc.cluster import Cluster
 from unisc.config import Runtime, from_plain
 from unisc.errors import InputError
 from unisc.files import FULL, dumps
@@ -76,6 +78,7 @@ def execute(request: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
 
 def _run(request: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
     started, clock = time.time(), time.monotonic()
+    _join(*sys.argv[2:])
     module = load(request["experiment"], request["version"], request["prefixes"])
     config = from_plain(module.Config, request["config"])
     if run_fingerprint(request["experiment"], request["version"], request["config"]) != request["fingerprint"]:
@@ -101,6 +104,19 @@ def _run(request: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
     sections["timing"] = {**sections.get("timing", {}), **timing}
     sections["environment"] = {**sections.get("environment", {}), **environment.describe(source)}
     return {"kind": "result", "sections": sections}
+
+
+@functools.cache
+def _join(*cluster: str) -> None:
+    """Meet the children of the other hosts, if there are any, before anything of JAX is used; once in a process's life."""
+    if not cluster:
+        return
+    address, num_processes, process_id = cluster
+    place = Cluster(coordinator=address, num_processes=int(num_processes), process_id=int(process_id))
+    try:
+        importlib.import_module("unisc.distributed").join(place)  # brings JAX, which only those that train import
+    except InputError as e:
+        raise RuntimeError(str(e)) from e  # a host that is missing is no mistake of the run's
 
 
 def load(name: str, version: int, prefixes: list[str]) -> ModuleType:

@@ -17,6 +17,7 @@ from unisc.errors import InputError
 from unisc.files import dumps, make_folder, write_once
 from unisc.sweep.budget import Budget, Calibration, secs_of
 from unisc.sweep.child import die_with_parent
+from unisc.sweep.group import Leader, Place, follow, place_of
 from unisc.sweep.lease import Lease, Observer
 from unisc.sweep.order import claim_order
 from unisc.sweep.plan import DEFAULT_PREFIXES, Run, check_description, read_plan, run_folder
@@ -37,7 +38,10 @@ STATUS_SECS = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What a worker is told when it starts. `parent_pid` names a process whose end is the worker's, if there is one."""
+    """What a worker is told when it starts. `parent_pid` names a process whose end is the worker's, if there is one.
+
+    Of several hosts a worker, which train one run together, one is the worker and the others follow it (`unisc.sweep.group`).
+    """
 
     sweep_dir: str
     runtime: Runtime
@@ -48,6 +52,7 @@ class Settings:
     heartbeat_secs: float = 5.0
     stale_secs: float = 60.0
     parent_pid: int | None = None
+    hosts_per_worker: int = 1
 
 
 class Stopped(Exception):
@@ -63,6 +68,7 @@ class Worker:
     observer: Observer
     started: float = field(default_factory=time.monotonic)
     child: Child | None = None
+    leader: Leader | None = None
     warm_keys: set[str] = field(default_factory=set)
     finished: dict[str, float] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
@@ -77,6 +83,8 @@ class Worker:
         """Execute runs until nothing is claimable; return the exit status that says why it ended."""
         try:
             while not self.is_stopping:
+                if self.leader is not None and not self.leader.ready(lambda: self.is_stopping):
+                    return EXIT_INTERRUPTED  # a host is missing, and no run is claimed meanwhile
                 waiting, begun = self._waiting()
                 if not waiting:
                     return EXIT_NOTHING_LEFT
@@ -168,7 +176,7 @@ class Worker:
         folder = run_folder(self.sweep_dir, run.fingerprint)
         log = folder / "log.txt"
         if self.child is None:
-            self.child, self.warm_keys = Child(), set()
+            self.child, self.warm_keys = Child() if self.leader is None else self.leader.child(), set()
         runtime = dataclasses.replace(self.settings.runtime, work_dir=str(folder / "work"))
         self.child.start(
             {
@@ -234,12 +242,29 @@ class Worker:
         self.child, self.warm_keys = None, set()
 
 
+def serve_in_group(worker: Worker, place: Place) -> int:
+    """Lead or follow the other hosts of a group; return the exit status."""
+    if place.rank > 0:
+        return follow(worker.sweep_dir, place, lambda: worker.is_stopping)
+
+    def stop() -> None:
+        worker.is_stopping = True
+
+    worker.leader, status = Leader(worker.sweep_dir, place, on_stop=stop), EXIT_INPUT_ERROR
+    try:
+        status = worker.serve()
+    finally:
+        worker.leader.end(status)
+    return status
+
+
 def main() -> int:
     """Serve the sweep that the settings on the command line name."""
     settings = from_json(Settings, sys.argv[1])
     try:
         sweep_dir = Path(settings.sweep_dir)
         make_folder(sweep_dir / "runs")
+        place = place_of(settings.hosts_per_worker)
         worker = Worker(settings=settings, runs=read_plan(sweep_dir), observer=Observer(stale_secs=settings.stale_secs))
 
         def stop(number: int, frame: object) -> None:
@@ -249,6 +274,8 @@ def main() -> int:
             signal.signal(number, stop)
         if settings.parent_pid is not None:
             die_with_parent(settings.parent_pid, signal.SIGTERM)
+        if place is not None:
+            return serve_in_group(worker, place)
         return worker.serve()
     except InputError as e:
         try:

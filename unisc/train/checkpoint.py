@@ -73,7 +73,9 @@ class Checkpoints:
             return None
         progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
         if progress["identity"] != self._identity:
-            raise InputError(f"{self._manager.directory}: holds the checkpoint of another run (or other num_parts); give an empty directory")
+            raise InputError(
+                f"{self._manager.directory}: holds the checkpoint of another run (or other num_parts); give an empty directory"
+            )
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, without_keys(state))
         saved = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
         return Saved(with_keys(saved, state), Counts(**progress["counts"]), progress["data"], progress["loss"])
