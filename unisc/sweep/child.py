@@ -23,7 +23,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
-from unisc.cluster import Cluster
 from unisc.config import Runtime, from_plain
 from unisc.errors import InputError
 from unisc.files import FULL, dumps
@@ -112,9 +111,10 @@ def _join(*cluster: str) -> None:
     if not cluster:
         return
     address, num_processes, process_id = cluster
-    place = Cluster(coordinator=address, num_processes=int(num_processes), process_id=int(process_id))
+    distributed = importlib.import_module("unisc.distributed")  # brings JAX, which only those that train import
+    place = distributed.Cluster(coordinator=address, num_processes=int(num_processes), process_id=int(process_id))
     try:
-        importlib.import_module("unisc.distributed").join(place)  # brings JAX, which only those that train import
+        distributed.join(place)
     except InputError as e:
         raise RuntimeError(str(e)) from e  # a host that is missing is no mistake of the run's
 

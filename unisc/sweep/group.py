@@ -70,7 +70,7 @@ def place_of(size: int, environ: Mapping[str, str] = os.environ) -> Place | None
             raise
         raise InputError(f"hosts_per_worker {size}: this host's place is not understood ({e}); set UNISC_GROUP_RANK") from e
     raise InputError(
-        f"hosts_per_worker {size}: this host has no place in a group; start it by srun or an indexed Job, or set UNISC_GROUP and"
+        """Host 0 of a group: `ready` waits for the others, `child` starts one on each; `on_stop` hears of a host told to end."""
         " UNISC_GROUP_RANK"
     )
 
