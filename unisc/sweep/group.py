@@ -70,7 +70,7 @@ def place_of(size: int, environ: Mapping[str, str] = os.environ) -> Place | None
             raise
         raise InputError(f"hosts_per_worker {size}: this host's place is not understood ({e}); set UNISC_GROUP_RANK") from e
     raise InputError(
-        """Host 0 of a group: `ready` waits for the others, `child` starts one on each; `on_stop` hears of a host told to end."""
+        f"hosts_per_worker {size}: this host has no place in a group; start it by srun or an indexed Job, or set UNISC_GROUP and"
         " UNISC_GROUP_RANK"
     )
 
@@ -80,7 +80,7 @@ def _address_file(sweep_dir: Path, group: str) -> Path:
 
 
 class Leader:
-    """Host 0 of a group: `ready` waits for the others, `child` starts a child on each; `on_stop` hears of one told to end."""
+    """Host 0 of a group: `ready` waits for the others, `child` starts one on each; `on_stop` hears of one told to end."""
 
     def __init__(self, sweep_dir: Path, place: Place, *, on_stop: Callable[[], None]):
         self.place, self.on_stop = place, on_stop
