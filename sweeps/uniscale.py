@@ -16,8 +16,9 @@ from data_gen.marketplace.config import MarketplaceConfig
 from data_gen.marketplace.config import preset as shop_preset
 from experiments import uniscale
 from experiments.uniscale import Config, DataConfig
+from sweeps import peers
 from sweeps.stages import Stages, make_logs, make_samples
-from unisc.config import Runtime
+from unisc.config import Runtime, override
 from unisc.data.columns import Columns, load
 from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
@@ -45,7 +46,9 @@ REQUESTS_A_USER = 12
 class Preset:
     """How much of the question to ask. `sizes` are rungs of the ladder; the largest fraction is met by every seed.
 
-    The ablation runs at `ablation_size`, all data, `seeds`; the DLRM-MLP baseline at `baseline_sizes` on `exposed`.
+    The ablation runs at `ablation_sizes`, all data, `seeds`, and without isolation at one seed on the shares, too; the DLRM-MLP
+    baseline at `baseline_sizes` on `exposed`. Of `grow_sizes` one width alone is grown from `GROWN_FROM`; at `volume_sizes`
+    every composition is cut to the samples of `exposed`; the zoo is compared with `peer_size`.
     """
 
     shop: str
@@ -53,9 +56,13 @@ class Preset:
     sizes: tuple[str, ...]
     fractions: tuple[float, ...]
     seeds: tuple[int, ...]
-    ablation_size: str | None
+    ablation_sizes: tuple[str, ...]
     baseline_sizes: tuple[str, ...]
     num_full_requests: int
+    ablation_on_shares: bool = False
+    grow_sizes: tuple[str, ...] = ()
+    volume_sizes: tuple[str, ...] = ()
+    peer_size: str | None = None
     compositions: tuple[str, ...] = COMPOSITIONS
     shop_seed: int = 1
 
@@ -76,7 +83,7 @@ PRESETS = MappingProxyType(
             sizes=SIZES[:5:2],
             fractions=(0.25, 1.0),
             seeds=(0,),
-            ablation_size="s",
+            ablation_sizes=("s",),
             baseline_sizes=(),
             num_full_requests=100,
         ),
@@ -86,9 +93,23 @@ PRESETS = MappingProxyType(
             sizes=SIZES,
             fractions=FRACTIONS,
             seeds=(0, 1, 2),
-            ablation_size="s",
+            ablation_sizes=("s",),
             baseline_sizes=("s", "m", "xl"),
             num_full_requests=300,
+        ),
+        "paper": Preset(
+            shop="default",
+            requests=36_000,
+            sizes=SIZES,
+            fractions=FRACTIONS,
+            seeds=(0, 1, 2, 3, 4),
+            ablation_sizes=SIZES[1:],
+            ablation_on_shares=True,
+            baseline_sizes=(),
+            num_full_requests=600,
+            grow_sizes=SIZES[1:],
+            volume_sizes=("xs", "m", "xxl"),
+            peer_size="m",
         ),
         # The law is about trained models: the unstable rung and the share that is over in fifty steps are left out here.
         "stationary": Preset(
@@ -98,7 +119,7 @@ PRESETS = MappingProxyType(
             sizes=("xs", "s", "m", "l", "xl", "xxl"),
             fractions=FRACTIONS[1:],
             seeds=(0, 1, 2),
-            ablation_size=None,
+            ablation_sizes=(),
             baseline_sizes=(),
             num_full_requests=100,
             compositions=("exposed",),
@@ -108,6 +129,7 @@ PRESETS = MappingProxyType(
 
 
 LEARNING_RATE = 1.5e-3
+GROWN_FROM = "s"
 UNSTABLE = MappingProxyType({"xxs": 5e-4})
 """The narrowest rung needs a lower rate, and even so its AUC differs by five points between seeds: it stands at the low end of
 the laws with one seed, and no comparison between compositions rests on it."""
@@ -153,11 +175,26 @@ def points(preset: Preset, samples: Mapping[str, str]) -> list[tuple[str, Config
             for composition in preset.compositions:
                 sizes = [size for size in preset.sizes if seed == preset.seeds[0] or size not in UNSTABLE]
                 found += [("grid", config(size, composition, fraction, seed)) for size in sizes]
-    # The ablation: composition x isolation; its "both" is the grid's own.
-    for seed in preset.seeds if preset.ablation_size else ():
+    # The ablation: composition x isolation x size; its "both" is the grid's own.
+    for seed in preset.seeds:
         for composition in preset.compositions:
-            one = config(str(preset.ablation_size), composition, preset.fractions[-1], seed)
-            found += [("ablation", uniscale.with_isolation(one, i)) for i in ISOLATIONS if i != "both"]
+            for size in preset.ablation_sizes:
+                one = config(size, composition, preset.fractions[-1], seed)
+                found += [("ablation", uniscale.with_isolation(one, i)) for i in ISOLATIONS if i != "both"]
+    if preset.ablation_on_shares:
+        for composition in preset.compositions:
+            for fraction in preset.fractions[:-1]:
+                some = [config(size, composition, fraction, preset.seeds[0]) for size in preset.ablation_sizes]
+                found += [("ablation", uniscale.with_isolation(one, "none")) for one in some]
+    # Figure 4: one width grown alone, from what the grid has at `GROWN_FROM`.
+    for grow in ("hfa", "gfa"):
+        ladder = hhsft_ladder(embed_dim=EMBED_DIM, grow=grow, base=GROWN_FROM)
+        for seed in preset.seeds:
+            for composition in (preset.compositions[0], preset.compositions[-1]):
+                for size in preset.grow_sizes:
+                    if size != GROWN_FROM:
+                        one = config(size, composition, preset.fractions[-1], seed)
+                        found.append((f"grow-{grow}", dataclasses.replace(one, size=f"{grow}-{size}", model=ladder[size])))
     # The baseline that published gains are measured against.
     for seed in preset.seeds:
         for size in preset.baseline_sizes:
@@ -169,7 +206,26 @@ def points(preset: Preset, samples: Mapping[str, str]) -> list[tuple[str, Config
 def runs(preset: Preset, root: Path, samples: Mapping[str, str]) -> list[Run]:
     """Plan a preset's runs on the samples under `root`, each with its predicted cost."""
     columns = {c: load(root / "samples" / c, "train", history_len=HISTORY_LEN) for c in preset.compositions}
-    return [plan(study, config, columns[config.data.composition]) for study, config in points(preset, samples)]
+    found = [*points(preset, samples), *_equal_volumes(preset, samples, columns)]
+    if preset.peer_size is not None:
+        data = DataConfig(samples=samples["exposed"], composition="exposed", fraction=1.0, history_len=HISTORY_LEN)
+        reference = base(preset.peer_size, data=data, num_full_requests=preset.num_full_requests)
+        shown = columns["exposed"]
+        list_len = shown.num_examples / shown.num_requests
+        found += peers.points(reference, shown.spec, samples, list_len=list_len, seeds=preset.seeds)
+    return [plan(study, config, columns[config.data.composition]) for study, config in found]
+
+
+def _equal_volumes(preset: Preset, samples: Mapping[str, str], columns: Mapping[str, Columns]) -> list[tuple[str, Config]]:
+    """List the runs on as many samples of every composition as `exposed` has, so that kinds are told from volume."""
+    found = []
+    for composition in preset.compositions if preset.volume_sizes else ():
+        fraction = round(columns["exposed"].num_examples / columns[composition].num_examples, 4)
+        data = DataConfig(samples=samples[composition], composition=composition, fraction=fraction, history_len=HISTORY_LEN)
+        for size in preset.volume_sizes if fraction < 1 else ():
+            made = base(size, data=data, num_full_requests=preset.num_full_requests)
+            found += [("volume", override(made, {"train.seed": seed})) for seed in preset.seeds]
+    return found
 
 
 def plan(study: str, config: Config, columns: Columns) -> Run:

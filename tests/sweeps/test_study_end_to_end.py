@@ -22,7 +22,7 @@ from types import MappingProxyType
 from sweeps import uniscale
 from unisc.errors import run_command
 tiny = uniscale.Preset(shop="default", requests=1_600, sizes=("xxs", "xs"), fractions=(0.5, 1.0), seeds=(0,),
-                       ablation_size=None, baseline_sizes=("xs",), num_full_requests=20,
+                       ablation_sizes=(), baseline_sizes=("xs",), num_full_requests=20,
                        compositions=("exposed", "searchified"))
 uniscale.PRESETS = MappingProxyType({"tiny": tiny})
 work, out = map(Path, sys.argv[1:])

@@ -57,7 +57,7 @@ def test_every_point_is_a_run_of_its_own_and_survives_json():
 
 def test_the_ablation_crosses_composition_and_isolation():
     cells = {(c.data.composition, c.model.isolation, c.train.seed) for study, c in laptop() if study != "baseline"
-             and c.size == PRESETS["laptop"].ablation_size and c.data.fraction == 1.0}  # fmt: skip
+             and c.size in PRESETS["laptop"].ablation_sizes and c.data.fraction == 1.0}  # fmt: skip
     assert cells == {(c, i, s) for c in COMPOSITIONS for i in ISOLATIONS for s in (0, 1, 2)}
 
 

@@ -14,7 +14,7 @@ the request's part is computed once a request.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -211,7 +211,9 @@ RUNGS = {"xxs": 8, "xs": 24, "s": 72, "m": 136, "l": 208, "xl": 376, "xxl": 624}
 """First hidden width at each size; each further layer halves it. The experts of a cross layer share a quarter of it as rank."""
 
 
-def ladder(*, embed_dim: int, kind: Kind = "low_rank", structure: Structure = "stacked") -> dict[str, DCNConfig]:
+def ladder(
+    *, embed_dim: int, kind: Kind = "low_rank", structure: Structure = "stacked", rungs: Mapping[str, int] = RUNGS
+) -> dict[str, DCNConfig]:
     """Return the sizes by name, smallest first, of about HHSFT's dense parameters.
 
     A full cross has the square of the input's width whatever the size, so with "full" the small sizes are larger than that.
@@ -226,7 +228,7 @@ def ladder(*, embed_dim: int, kind: Kind = "low_rank", structure: Structure = "s
             rank=max(1, width // (4 * experts)),
             num_experts=experts,
         )
-        for name, width in RUNGS.items()
+        for name, width in rungs.items()
     }
 
 

@@ -14,7 +14,7 @@ kernel, with its history. In batches with lists all candidates of a request shar
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -165,9 +165,9 @@ RUNGS = {"xxs": 12, "xs": 36, "s": 96, "m": 176, "l": 264, "xl": 440, "xxl": 720
 """First hidden width at each size; each further layer halves it. The activation unit has the paper's share (36 of 200)."""
 
 
-def ladder(*, embed_dim: int) -> dict[str, DINConfig]:
+def ladder(*, embed_dim: int, rungs: Mapping[str, int] = RUNGS) -> dict[str, DINConfig]:
     """Return the sizes by name, smallest first, of about HHSFT's dense parameters."""
     return {
         name: DINConfig(embed_dim=embed_dim, hidden_dims=(width, width // 2, width // 4), attention_dim=9 * width // 50)
-        for name, width in RUNGS.items()
+        for name, width in rungs.items()
     }

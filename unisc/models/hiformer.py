@@ -15,7 +15,7 @@ place of residuals may differ. Composite projections mix the candidate into ever
 there is no shared context but the request's part of the first layer's left factor, which is computed once a request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -263,9 +263,11 @@ RUNGS = {"xxs": 2, "xs": 4, "s": 8, "m": 12, "l": 16, "xl": 24, "xxl": 36}
 """Width of a token at each size; composite sizes lie close to those of HHSFT of the same name."""
 
 
-def ladder(*, embed_dim: int, projection: Projection = "composite") -> dict[str, HiFormerConfig]:
+def ladder(
+    *, embed_dim: int, projection: Projection = "composite", rungs: Mapping[str, int] = RUNGS
+) -> dict[str, HiFormerConfig]:
     """Return the sizes by name, smallest first."""
     return {
         name: HiFormerConfig(embed_dim=embed_dim, dim=dim, rank=max(2, dim // 2), projection=projection)
-        for name, dim in RUNGS.items()
+        for name, dim in rungs.items()
     }

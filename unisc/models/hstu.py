@@ -21,7 +21,7 @@ Where this differs from the paper and its code (github.com/meta-recsys/generativ
 * The last layer computes no context outputs, which nothing would read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -353,7 +353,7 @@ def flops_per_example(config: HSTUConfig, spec: FeatureSpec) -> FlopCount:
     return FlopCount(candidate=candidate, candidate_active=candidate, request=request + sequence)
 
 
-def ladder(*, embed_dim: int, context: Context = "shared") -> dict[str, HSTUConfig]:
+def ladder(*, embed_dim: int, context: Context = "shared", rungs: Mapping[str, int] = RUNGS) -> dict[str, HSTUConfig]:
     """Return the sizes by name, smallest first; dense parameters lie close to HHSFT's of the same name.
 
     "shared" by default: other than in models whose context sees the candidate, it changes no score, and it encodes a sequence
@@ -363,7 +363,7 @@ def ladder(*, embed_dim: int, context: Context = "shared") -> dict[str, HSTUConf
         name: HSTUConfig(
             embed_dim=embed_dim, dim=dim, num_layers=4, num_heads=2, qk_dim=dim // 2, v_dim=dim // 2, context=context
         )
-        for name, dim in RUNGS.items()
+        for name, dim in rungs.items()
     }
 
 

@@ -4,6 +4,7 @@ Widths double or grow by half from rung to rung while depth, heads and sets stay
 a ladder (see `unisc.nn.linear`) and a law sees one family. Dense parameters span two orders of magnitude.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from unisc.errors import InputError
@@ -22,7 +23,12 @@ DLRM_RUNGS = {"xxs": 12, "xs": 32, "s": 80, "m": 144, "l": 224, "xl": 384, "xxl"
 
 
 def hhsft_ladder(
-    *, embed_dim: int, isolation: Isolation = "both", grow: Grow = "both", base: str = "s"
+    *,
+    embed_dim: int,
+    isolation: Isolation = "both",
+    grow: Grow = "both",
+    base: str = "s",
+    rungs: Mapping[str, int] = RUNGS,
 ) -> dict[str, HHSFTConfig]:
     """Return the sizes of HHSFT by name, smallest first.
 
@@ -41,13 +47,15 @@ def hhsft_ladder(
             gfa_dim=GFA_RATIO * (fixed if grow == "hfa" else width),
             isolation=isolation,
         )
-        for name, width in RUNGS.items()
+        for name, width in rungs.items()
     }
 
 
-def dlrm_ladder(*, embed_dim: int, interaction: Interaction = "none") -> dict[str, DLRMConfig]:
+def dlrm_ladder(
+    *, embed_dim: int, interaction: Interaction = "none", rungs: Mapping[str, int] = DLRM_RUNGS
+) -> dict[str, DLRMConfig]:
     """Return the sizes of the baseline by name, smallest first."""
     return {
         name: DLRMConfig(embed_dim=embed_dim, hidden_dims=(width, width // 2, width // 4), interaction=interaction)
-        for name, width in DLRM_RUNGS.items()
+        for name, width in rungs.items()
     }

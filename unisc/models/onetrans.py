@@ -26,7 +26,7 @@ Where the paper leaves things open, or this differs from it:
 * Products of queries and keys are scaled by `score_scale`, so that one learning rate serves a ladder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -320,13 +320,13 @@ def flops_per_example(config: OneTransConfig, spec: FeatureSpec) -> FlopCount:
     return FlopCount(candidate=candidate, candidate_active=candidate, request=request + context)
 
 
-def ladder(*, embed_dim: int, context: Context = "joint") -> dict[str, OneTransConfig]:
+def ladder(*, embed_dim: int, context: Context = "joint", rungs: Mapping[str, int] = RUNGS) -> dict[str, OneTransConfig]:
     """Return the sizes by name, smallest first; dense parameters lie close to HHSFT's of the same name."""
     return {
         name: OneTransConfig(
             embed_dim=embed_dim, dim=dim, num_layers=3, num_heads=2, num_tokens=4, num_request_tokens=2, context=context
         )
-        for name, dim in RUNGS.items()
+        for name, dim in rungs.items()
     }
 
 

@@ -18,7 +18,7 @@ ReMoE (arXiv 2412.14711, section 3.3).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -197,7 +197,9 @@ RUNGS = {"xxs": 8, "xs": 16, "s": 24, "m": 32, "l": 40, "xl": 56, "xxl": 80}
 """Width of a token at each size; 8 tokens, 2 blocks, k = 2."""
 
 
-def ladder(*, embed_dim: int, num_experts: int = 1, active_experts: int = 1) -> dict[str, RankMixerConfig]:
+def ladder(
+    *, embed_dim: int, num_experts: int = 1, active_experts: int = 1, rungs: Mapping[str, int] = RUNGS
+) -> dict[str, RankMixerConfig]:
     """Return the sizes by name, smallest first; from "s" on they lie close to HHSFT's of the same name."""
     return {
         name: RankMixerConfig(
@@ -208,7 +210,7 @@ def ladder(*, embed_dim: int, num_experts: int = 1, active_experts: int = 1) -> 
             num_experts=num_experts,
             active_experts=active_experts,
         )
-        for name, width in RUNGS.items()
+        for name, width in rungs.items()
     }
 
 

@@ -21,7 +21,7 @@ is our reading. RMSNorm has no gain. Chunks and the history: see `unisc.models.c
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -192,7 +192,9 @@ RUNGS = {"xxs": 6, "xs": 12, "s": 18, "m": 24, "l": 30, "xl": 42, "xxl": 66}
 """Width of a token at each size; 6 tokens, 3 blocks, one bridge and one shallow head, hidden layers as wide as a token."""
 
 
-def ladder(*, embed_dim: int, num_experts: int = 1, active_experts: int = 1) -> dict[str, TokenMixerLargeConfig]:
+def ladder(
+    *, embed_dim: int, num_experts: int = 1, active_experts: int = 1, rungs: Mapping[str, int] = RUNGS
+) -> dict[str, TokenMixerLargeConfig]:
     """Return the sizes by name, smallest first; from "s" on they lie close to HHSFT's of the same name.
 
     The paper gives the totals of its sizes (4, 7 and 15 billion parameters) but, in what we could read, not their T, D and L.
@@ -206,5 +208,5 @@ def ladder(*, embed_dim: int, num_experts: int = 1, active_experts: int = 1) -> 
             num_experts=num_experts,
             active_experts=active_experts,
         )
-        for name, width in RUNGS.items()
+        for name, width in rungs.items()
     }

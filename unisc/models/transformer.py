@@ -15,7 +15,7 @@ apart by their projections, and the history is a set but for what its own fields
   tokens, so the last layer of the context ends with its keys and values. Batches need a `list_len`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -279,9 +279,9 @@ RUNGS = {"xxs": 8, "xs": 16, "s": 32, "m": 44, "l": 60, "xl": 88, "xxl": 132}
 """Width at each size; sizes lie close to HHSFT's of the same name."""
 
 
-def ladder(*, embed_dim: int, context: Context = "joint") -> dict[str, TransformerConfig]:
+def ladder(*, embed_dim: int, context: Context = "joint", rungs: Mapping[str, int] = RUNGS) -> dict[str, TransformerConfig]:
     """Return the sizes by name, smallest first: two layers and two heads throughout, widths growing."""
     return {
         name: TransformerConfig(embed_dim=embed_dim, dim=dim, num_layers=2, num_heads=2, ffn_hidden=3 * dim, context=context)
-        for name, dim in RUNGS.items()
+        for name, dim in rungs.items()
     }

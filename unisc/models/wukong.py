@@ -14,7 +14,7 @@ columns of one kernel, since all three combine the rows of X; on the first layer
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -172,7 +172,7 @@ RUNGS = {"xxs": 2, "xs": 4, "s": 7, "m": 10, "l": 12, "xl": 17, "xxl": 24}
 """n_F, n_L and k at each size; the MLPs' widths follow from it, as the paper scales all of them together."""
 
 
-def ladder(*, embed_dim: int, num_layers: int = 2) -> dict[str, WukongConfig]:
+def ladder(*, embed_dim: int, num_layers: int = 2, rungs: Mapping[str, int] = RUNGS) -> dict[str, WukongConfig]:
     """Return the sizes by name, smallest first, of about HHSFT's dense parameters."""
     return {
         name: WukongConfig(
@@ -184,5 +184,5 @@ def ladder(*, embed_dim: int, num_layers: int = 2) -> dict[str, WukongConfig]:
             rank=rows,
             fmb_dim=8 * rows,
         )
-        for name, rows in RUNGS.items()
+        for name, rows in rungs.items()
     }

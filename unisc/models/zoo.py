@@ -3,6 +3,7 @@
 All are called as `model(rows, batch) -> logits` and counted in closed form, so a sweep can put any of them on one axis.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -34,7 +35,10 @@ RankerConfig = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranker:
-    """One architecture. `ladder(embed_dim=...)` gives its configurations by size, smallest first."""
+    """One architecture. `ladder(embed_dim=..., rungs=...)` gives its configurations by size, smallest first.
+
+    `rungs` are the widths by size; left out they are the ladder's own.
+    """
 
     config: type
     model: Callable[..., nnx.Module]
@@ -81,6 +85,33 @@ def config_of(name: str, size: str, *, embed_dim: int) -> Any:
     if size not in sizes:
         raise InputError(f"size {size!r}: unknown for {name}; give one of {', '.join(sizes)}")
     return sizes[size]
+
+
+def matched(
+    name: str, measure: Callable[[Any], float], target: float, *, embed_dim: int, max_width: int = 4096, **ladder: Any
+) -> Any:
+    """Return the ranker of this name, of any width, whose `measure` (parameters, FLOPs) comes nearest to a target, as a ratio.
+
+    Raises:
+      InputError: the widest or the narrowest is still off by a quarter or more.
+    """
+    best, gap = None, math.inf
+    for width in range(1, max_width + 1):
+        try:
+            config = RANKERS[name].ladder(embed_dim=embed_dim, rungs={"": width}, **ladder)[""]
+        except (InputError, ZeroDivisionError):
+            continue  # a width that its heads or tokens do not divide
+        found = measure(config)
+        off = abs(math.log(found / target))
+        if off < gap:
+            best, gap = config, off
+        if found > 2 * target:
+            break
+    if gap >= math.log(1.25):
+        raise InputError(
+            f"model {name!r}: no width up to {max_width} comes within a quarter of {target:,.0f}; give another target"
+        )
+    return best
 
 
 def ranker_of(config: Any) -> Ranker:
