@@ -5,12 +5,14 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unisc.cluster import JOIN_SECS, Cluster, call_roll
 from unisc.config import canonical
@@ -107,3 +109,22 @@ def leave_at_once() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def told_by_any(is_told: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a question that all processes ask once a step, and which all answer alike: whether any of them was told.
+
+    Of several processes it answers as things stood a step before, so that nobody waits for the answer.
+    """
+    if jax.process_count() == 1:
+        return is_told
+    everywhere = Mesh(np.array(jax.devices()), ("device",))
+    shares, whole = NamedSharding(everywhere, PartitionSpec("device")), NamedSharding(everywhere, PartitionSpec())
+    any_of, asked = jax.jit(jnp.any, out_shardings=whole), []
+
+    def ask() -> bool:
+        own = np.array([is_told()])
+        asked.append(any_of(jax.make_array_from_callback((everywhere.size,), shares, lambda index: own)))
+        return len(asked) > 1 and bool(asked.pop(0))
+
+    return ask

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class Stopped(Exception):
+    """A run was told to stop and has saved what it had; started again, it goes on from there."""
+
+
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space and type the same command again, it continues where it was",
     errno.EDQUOT: "the disk quota is used up; free some space and type the same command again, it continues where it was",

@@ -3,6 +3,7 @@
 Leaves in `out` the last state, whole, what was counted, and the metrics of scoring the test split.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -43,7 +44,11 @@ def main():
         if counts.num_steps == given.get("die_at") and jax.process_index() in given["dying"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    runtime = Runtime(directory=out, log_every_steps=1, checkpoint_every_steps=5, on_step=on_step)
+    def should_stop():
+        return given.get("stop_after") is not None and next(asked) >= given["stop_after"]
+
+    asked = itertools.count(1)
+    runtime = Runtime(directory=out, log_every_steps=1, checkpoint_every_steps=5, on_step=on_step, should_stop=should_stop)
     result = train(model, columns, config, embed_dim=4, runtime=runtime)
     found = evaluate(result.model, result.state, test, EvalConfig(batch_candidates=64), row_map=result.row_map)
     arrays = {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(without_keys(result.state)))}

@@ -147,6 +147,17 @@ def test_who_leads_is_killed_and_nobody_goes_on(samples, plain, tmp_path):
 
 
 @pytest.mark.slow
+def test_one_process_is_told_to_stop_and_all_save_after_the_same_step(samples, plain, tmp_path):
+    changes = [{}, {"stop_after": 7}]
+    group = Group(tmp_path / "run", 2, samples, plain, changes=changes)
+    assert group.wait() == [1, 1], group.said()
+    assert group.said().count("Stopped: told to stop after step 8 of ") == 2
+    assert (tmp_path / "run/checkpoint/8").is_dir()
+    whole, again = (Group(tmp_path / name, 2, samples, plain) for name in ("whole", "run"))
+    same_bits(again.finish(), whole.finish())
+
+
+@pytest.mark.slow
 def test_other_first_parameters_are_named(samples, plain, tmp_path):
     group = Group(tmp_path / "run", 2, samples, plain, changes=[{}, {"model_seed": 1}])
     assert group.wait() == [2, 2], group.said()

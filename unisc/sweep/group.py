@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from unisc.errors import InputError
-from unisc.files import dumps, make_folder, read_object, write_atomic
+from unisc.files import dumps, make_folder, write_atomic
 from unisc.sweep.process import Child
-from unisc.wire import Wire, accept, dial, listen
+from unisc.wire import Wire, accept, listen
 
 JOIN_SECS = 600.0
 SETTLE_SECS = 60.0
 """How long the other hosts may take to end a run that the leader has ended."""
 CAUSE_SECS = 1.0
 TICK_SECS = 0.2
-EXIT_AGAIN = 75
-"""The worker's "try again later": what was begun is released."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,12 +68,13 @@ def place_of(size: int, environ: Mapping[str, str] = os.environ) -> Place | None
             raise
         raise InputError(f"hosts_per_worker {size}: this host's place is not understood ({e}); set UNISC_GROUP_RANK") from e
     raise InputError(
-        f"hosts_per_worker {size}: this host has no place in a group; start it by srun or an indexed Job, or set UNISC_GROUP and"
-        " UNISC_GROUP_RANK"
+        f"hosts_per_worker {size}: this host has no place in a group; start it by srun or an indexed Job, or set UNISC_GROUP"
+        " and UNISC_GROUP_RANK"
     )
 
 
-def _address_file(sweep_dir: Path, group: str) -> Path:
+def address_file(sweep_dir: Path, group: str) -> Path:
+    """Return where a group's leader says how to reach it."""
     return sweep_dir / "groups" / group / "leader.json"
 
 
@@ -87,7 +86,7 @@ class Leader:
         self.wires: dict[int, Wire] = {}
         self.num_runs = 0
         self._server, self._nonce = listen(), secrets.token_hex(8)
-        path = _address_file(sweep_dir, place.group)
+        path = address_file(sweep_dir, place.group)
         make_folder(path.parent)
         content = {"hosts": _names(), "port": self._server.getsockname()[1], "nonce": self._nonce}
         write_atomic(path, dumps(content))
@@ -136,38 +135,43 @@ class GroupChild(Child):
     def __init__(self, leader: Leader):
         with listen() as free:
             port = free.getsockname()[1]
-        self._leader, size = leader, leader.place.size
-        self._told: dict[str, Any] | None = None
-        self._settled: set[int] = set()
-        for wire in leader.wires.values():
-            wire.send({"kind": "start", "port": port})
-        super().__init__(f"localhost:{port}", str(size), "0")
+        self._leader = leader
+        self._forget()
+        self._tell({"kind": "start", "port": port})
+        super().__init__(f"localhost:{port}", str(leader.place.size), "0")
 
     def start(self, request: Mapping[str, Any]) -> None:
-        self._told, self._settled = None, set()
+        self._forget()
         self._leader.num_runs += 1  # so that what is said of one run is not taken for another's
-        for wire in self._leader.wires.values():
-            wire.send({"kind": "run", "request": dict(request), "number": self._leader.num_runs})
+        self._tell({"kind": "run", "request": dict(request), "number": self._leader.num_runs})
         super().start(request)
 
     def hear(self, timeout_secs: float) -> list[dict[str, Any]]:
-        messages = super().hear(timeout_secs if self._told is None else 0.0)
-        last = next((message for message in messages if message["kind"] != "progress"), None)
-        if last is not None and last["kind"] != "result":
+        messages = super().hear(0.0 if self._held else timeout_secs)
+        last = next((message for message in messages if message["kind"] in ("error", "crash")), None)
+        if last is not None and not last.get("is_input_error"):
             # Who is left behind fails as well, and mostly first; whose fault it is comes a moment later.
-            return messages if last.get("is_input_error") else [self._failure(CAUSE_SECS) or last]
-        failure = self._failure(TICK_SECS if self._told is not None else 0.0)
+            return [self._failure(CAUSE_SECS) or last]
+        failure = self._failure(TICK_SECS if self._held else 0.0)
         if failure is not None:
             return [failure]
-        if last is not None:
-            self._told, self._until = last, time.monotonic() + SETTLE_SECS
-            messages.remove(last)
-        if self._told is not None:
-            if len(self._settled) == self._leader.place.size - 1:
-                return [*messages, self._told]
-            if time.monotonic() > self._until:
-                return [{"kind": "crash", "error": f"group: not all hosts ended the run within {SETTLE_SECS:g} s of the first"}]
+        self._held += [message for message in messages if message["kind"] == "result"]
+        messages = [message for message in messages if message["kind"] != "result"]
+        while self._held and all(count > self._num_given for count in self._settled.values()):
+            messages.append(self._held.pop(0))
+            self._num_given += 1
+            self._until = time.monotonic() + SETTLE_SECS
+        if self._held and time.monotonic() > self._until:
+            return [{"kind": "crash", "error": f"group: not all hosts ended the run within {SETTLE_SECS:g} s of the first"}]
+        if not self._held:
+            self._until = time.monotonic() + SETTLE_SECS
         return messages
+
+    def _forget(self) -> None:
+        """Begin with no results: those of the leader are held until every follower has as many."""
+        self._held: list[dict[str, Any]] = []
+        self._num_given, self._settled = 0, dict.fromkeys(self._leader.wires, 0)
+        self._until = time.monotonic() + SETTLE_SECS
 
     def _failure(self, timeout_secs: float) -> dict[str, Any] | None:
         """Read what followers say, for a while; return the first failure among it."""
@@ -180,83 +184,30 @@ class GroupChild(Child):
                     elif message.get("number") != self._leader.num_runs:
                         continue
                     elif message.get("kind") == "result":
-                        self._settled.add(rank)
-                    elif message.get("kind") in ("crash", "error"):
-                        return {"kind": "crash", "error": f"host {rank} of the group: {message.get('error')}"}
+                        self._settled[rank] += 1
+                    elif message.get("error") is not None:
+                        return {"kind": "crash", "error": f"host {rank} of the group: {message['error']}"}
                 if not wire.is_open:
                     return {"kind": "crash", "error": f"host {rank} of the group is gone"}
-            if time.monotonic() >= until or len(self._settled) == self._leader.place.size - 1:
+            if time.monotonic() >= until or all(count > self._num_given for count in self._settled.values()):
                 return None
             time.sleep(0.02)
 
+    def ask_to_stop(self) -> None:
+        self._tell({"kind": "ask"})
+        super().ask_to_stop()
+
     def stop(self) -> None:
-        for wire in self._leader.wires.values():
-            wire.send({"kind": "stop"})
+        self._tell({"kind": "stop"})
         super().stop()
 
+    def kill(self) -> None:
+        self._tell({"kind": "stop"})
+        super().kill()
 
-def follow(sweep_dir: Path, place: Place, is_stopping: Callable[[], bool], *, join_secs: float = JOIN_SECS) -> int:
-    """Do what the group's leader says until it ends or dies; return the exit status.
-
-    Raises:
-      InputError: no leader within `join_secs`, or one that has a host of this number already.
-    """
-    wire = _call(sweep_dir, place, is_stopping, time.monotonic() + join_secs)
-    if wire is None:
-        if is_stopping():
-            return EXIT_AGAIN
-        where = _address_file(sweep_dir, place.group)
-        raise InputError(f"group {place.group}: no leader at {where} within {join_secs:g} s; start host 0 of the group")
-    child: Child | None = None
-    number = 0
-    try:
-        while wire.is_open and not is_stopping():
-            for message in wire.hear(TICK_SECS):
-                if message["kind"] == "end":
-                    return int(message["status"])
-                if message["kind"] in ("start", "stop") and child is not None:
-                    child.stop()
-                    child = None
-                if message["kind"] == "start":
-                    child = Child(wire.address(message["port"]), str(place.size), str(place.rank))
-                elif message["kind"] == "run":
-                    request, number = message["request"], message["number"]
-                    if child is None:
-                        wire.send({"kind": "crash", "error": "its process died between two runs", "number": number})
-                        continue
-                    log = Path(request["log"])
-                    child.start({**request, "log": str(log.with_name(f"{log.stem}-{place.rank}{log.suffix}"))})
-            for told in child.hear(0.0) if child is not None else ():
-                if told["kind"] != "progress":
-                    wire.send({name: value for name, value in told.items() if name != "sections"} | {"number": number})
-                if told["kind"] == "crash" and child is not None:
-                    child.stop()
-                    child = None
-        wire.send({"kind": "stopping"})
-        return EXIT_AGAIN
-    finally:
-        if child is not None:
-            child.stop()
-        wire.close()
-
-
-def _call(sweep_dir: Path, place: Place, is_stopping: Callable[[], bool], until: float) -> Wire | None:
-    """Call the group's leader where it says it is; one that has died may still be named, so that answers are waited for."""
-    while time.monotonic() < until and not is_stopping():
-        found = read_object(_address_file(sweep_dir, place.group)) or {}
-        for host in found.get("hosts", []):
-            wire = dial(host, found["port"], min(until, time.monotonic() + 2.0))
-            if wire is None:
-                continue
-            wire.send({"nonce": found["nonce"], "rank": place.rank})
-            while wire.is_open and time.monotonic() < until and not is_stopping():
-                for message in wire.hear(TICK_SECS):
-                    if message.get("kind") == "welcome":
-                        return wire
-                    raise InputError(str(message.get("why")))
-            wire.close()
-        time.sleep(TICK_SECS)
-    return None
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        for wire in self._leader.wires.values():
+            wire.send(message)
 
 
 def _rest(wire: Wire) -> bool:

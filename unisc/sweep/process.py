@@ -57,14 +57,23 @@ class Child:
             messages.append({"kind": "crash", "error": describe_exit(self._process.wait())})
         return messages
 
+    def ask_to_stop(self) -> None:
+        """Ask the run under way to save itself and end, and the child with it; an idle child ends at once."""
+        self._process.terminate()
+
     def stop(self) -> None:
         """End the child: politely, then surely. Returns once it is gone."""
         self._process.terminate()
         try:
             self._process.wait(GRACE_SECS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child at once, with no chance to write anything more. Returns once it is gone."""
+        self._process.kill()
+        self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()

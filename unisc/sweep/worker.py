@@ -17,7 +17,8 @@ from unisc.errors import InputError
 from unisc.files import dumps, make_folder, write_once
 from unisc.sweep.budget import Budget, Calibration, secs_of
 from unisc.sweep.child import die_with_parent
-from unisc.sweep.group import Leader, Place, follow, place_of
+from unisc.sweep.follow import follow
+from unisc.sweep.group import Leader, Place, place_of
 from unisc.sweep.lease import Lease, Observer
 from unisc.sweep.order import claim_order
 from unisc.sweep.plan import DEFAULT_PREFIXES, Run, check_description, read_plan, run_folder

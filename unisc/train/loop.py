@@ -19,8 +19,8 @@ from unisc.data.hashing import Collision, HashConfig, RowMap
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import PackedRequests, iterate, packed
 from unisc.data.stream import PackedBlocks
-from unisc.distributed import agree, is_first
-from unisc.errors import InputError
+from unisc.distributed import agree, is_first, told_by_any
+from unisc.errors import InputError, Stopped
 from unisc.mesh import collect, make_mesh, place
 from unisc.train import state as train_state
 from unisc.train.checkpoint import Checkpoints, Counts, Saved
@@ -120,7 +120,8 @@ class Runtime:
     """Where and how a run happens; none of it changes a number.
 
     `directory` receives `metrics.jsonl` and `checkpoint/`; without one nothing is written. 0 checkpoint steps
-    save none. `on_step` sees the counts after every step: progress, heartbeats, budgets. `flops_of(candidates, requests)`, the
+    save none. `on_step` sees the counts after every step: progress, heartbeats, budgets. `should_stop` is asked after every
+    step; a run told to stop saves a checkpoint, if it saves any, and raises `Stopped`. `flops_of(candidates, requests)`, the
     arithmetic of training on them, puts the rate at which it is done into the log, and its share of what the devices can do
     where that is known. With `profile` the eleventh to the fifteenth step are traced into `directory/profile`.
     """
@@ -129,6 +130,7 @@ class Runtime:
     log_every_steps: int = 50
     checkpoint_every_steps: int = 0
     on_step: Callable[[Counts, int], None] | None = None
+    should_stop: Callable[[], bool] | None = None
     flops_of: Callable[[int, int], int] | None = None
     profile: bool = False
 
@@ -172,6 +174,7 @@ def train(
     `shape` overrides the batch shape, so that runs on parts of one data set can share one compiled program.
 
     Raises:
+      Stopped: `runtime.should_stop` said so; called again, the run goes on from its checkpoint.
       DivergedError: the loss of a step, or a parameter that a checkpoint would hold, is not finite; the message names the step.
       InputError: the directory holds another run's checkpoint, or a feature is not a number (named with the step); the last
         checkpoint stays, and the run goes on from it once the data are right.
@@ -185,6 +188,7 @@ def train(
     identity = run_identity(config, columns, shape, state)
     # Of several processes each packs every batch, which hangs on no number of processes, and feeds its own devices their parts.
     feed = make_feed(mesh)
+    should_stop = None if runtime.should_stop is None else told_by_any(runtime.should_stop)
     if jax.process_count() > 1:
         agree({"run": identity, "steps": str(num_steps), "first parameters": digest(state)})
 
@@ -223,13 +227,16 @@ def train(
                 if previous.step % runtime.log_every_steps == 0:
                     log.write(previous.step, **previous.report(), **rates(counts, clock.read(), runtime.flops_of, mesh))
             # 6. Checkpoint with the clock stopped; a broken state is never saved.
-            if checkpoints is not None and counts.num_steps % runtime.checkpoint_every_steps == 0:
+            is_told = should_stop is not None and should_stop() and counts.num_steps < num_steps
+            if checkpoints is not None and (is_told or counts.num_steps % runtime.checkpoint_every_steps == 0):
                 loss = pending.finite_loss(columns)
                 clock.stop()
                 if not all_finite(state):  # the step's loss was of the parameters before it
                     raise diverged("a parameter is not a number", counts.num_steps)
                 checkpoints.save(Saved(state, counts, batches.get_state(), loss))
                 clock.start()
+            if is_told:
+                raise Stopped(f"told to stop after step {counts.num_steps} of {num_steps}")
             if runtime.on_step is not None:
                 runtime.on_step(counts, num_steps)
             if runtime.profile and runtime.directory is not None and is_first():
