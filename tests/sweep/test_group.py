@@ -58,7 +58,9 @@ def hosts():
 
 
 def records_of(sweep, runs):
-    return [read_record(sweep.dir, run.fingerprint) for run in runs]
+    found = [read_record(sweep.dir, run.fingerprint) for run in runs]
+    assert None not in found, [read_status(sweep.dir, run.fingerprint) for run in runs]
+    return found
 
 
 def executed(sweep, rank):

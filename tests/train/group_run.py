@@ -21,7 +21,7 @@ from flax import nnx  # noqa: E402
 from unisc.cluster import find_cluster  # noqa: E402
 from unisc.data.columns import load  # noqa: E402
 from unisc.distributed import is_first, join, leave_at_once  # noqa: E402
-from unisc.models.transformer import Transformer, reference  # noqa: E402
+from unisc.models.transformer import Transformer, TransformerConfig  # noqa: E402
 from unisc.train.checkpoint import without_keys  # noqa: E402
 from unisc.train.evaluate import EvalConfig, evaluate  # noqa: E402
 from unisc.train.loop import Runtime, TrainConfig, train  # noqa: E402
@@ -38,7 +38,8 @@ def main():
     if given["model"] == "tiny":
         model = TinyModel(spec, 4, 8, rngs=nnx.Rngs(given.get("model_seed", 0)), dropout=given.get("dropout", 0.0))
     else:
-        model = Transformer(reference(16, embed_dim=4), spec, rngs=nnx.Rngs(0))
+        sizes = TransformerConfig(embed_dim=4, dim=16, num_layers=2, num_heads=2, ffn_hidden=32)
+        model = Transformer(sizes, spec, rngs=nnx.Rngs(0))
 
     def on_step(counts, num_steps):
         if counts.num_steps == given.get("die_at") and jax.process_index() in given["dying"]:

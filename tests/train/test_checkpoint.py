@@ -82,3 +82,19 @@ def test_the_checkpoint_of_another_run_is_refused(make_model, train_columns, con
     train(make_model(), part, config, embed_dim=4, runtime=runtime)
     with pytest.raises(InputError, match="another run"):
         train(make_model(), part, dataclasses.replace(config, learning_rate=0.02), embed_dim=4, runtime=runtime)
+
+
+def test_the_log_keeps_the_line_of_the_step_that_was_saved(make_model, train_columns, config, tmp_path):
+    class Gone(Exception):
+        pass
+
+    def leave(counts, num_steps):
+        if counts.num_steps == 8:  # the last checkpoint's
+            raise Gone
+
+    runtime = Runtime(directory=tmp_path, log_every_steps=2, checkpoint_every_steps=4, on_step=leave)
+    with pytest.raises(Gone):
+        train(make_model(), train_columns, config, embed_dim=4, runtime=runtime)
+    whole = train(make_model(), train_columns, config, embed_dim=4, runtime=dataclasses.replace(runtime, on_step=None))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(2, whole.num_steps + 1, 2), *([whole.num_steps] if whole.num_steps % 2 else [])]

@@ -230,6 +230,9 @@ def train(
             is_told = should_stop is not None and should_stop() and counts.num_steps < num_steps
             if checkpoints is not None and (is_told or counts.num_steps % runtime.checkpoint_every_steps == 0):
                 loss = pending.finite_loss(columns)
+                if pending.step % runtime.log_every_steps == 0:  # the checkpoint's step is not done again to be logged
+                    log.write(pending.step, **pending.report(), **rates(counts, clock.read(), runtime.flops_of, mesh))
+                    pending = None
                 clock.stop()
                 if not all_finite(state):  # the step's loss was of the parameters before it
                     raise diverged("a parameter is not a number", counts.num_steps)
