@@ -191,8 +191,8 @@ def _ask(cluster: Cluster, port: int, until: float, join_secs: float, here: Mapp
 def _first(wire: Wire) -> dict[str, Any] | None:
     until = time.monotonic() + 2.0
     while wire.is_open and time.monotonic() < until:
-        if messages := wire.hear(0.1):
-            return messages[0]
+        if (message := wire.hear_one(0.1)) is not None:
+            return message
     wire.close()
     return None
 

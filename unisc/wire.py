@@ -24,6 +24,7 @@ class Wire:
 
     def __init__(self, connection: socket.socket):
         self._socket, self._buffer, self.is_open = connection, b"", True
+        self._read: list[dict[str, Any]] = []
         connection.setblocking(True)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _PROBES.items():
@@ -46,8 +47,16 @@ class Wire:
         except OSError:
             self.is_open = False
 
+    def hear_one(self, timeout_secs: float) -> dict[str, Any] | None:
+        """Return the next message, or None after `timeout_secs`; what came along with it is heard next."""
+        self._read = self.hear(timeout_secs)
+        return self._read.pop(0) if self._read else None
+
     def hear(self, timeout_secs: float) -> list[dict[str, Any]]:
         """Return what has arrived, or arrives within `timeout_secs`; often nothing."""
+        if self._read:
+            found, self._read = self._read, []
+            return found
         if not self.is_open or not select.select([self._socket], [], [], timeout_secs)[0]:
             return []
         try:

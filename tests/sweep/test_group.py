@@ -15,6 +15,7 @@ from unisc.sweep.follow import follow
 from unisc.sweep.group import Leader, Place, place_of
 from unisc.sweep.plan import Run, run_folder, write_plan
 from unisc.sweep.record import read_record, read_status
+from unisc.wire import accept, dial, listen
 
 PREFIXES = ("sweep_experiments.",)
 TIMEOUT = 180
@@ -122,6 +123,22 @@ def test_a_follower_without_a_leader_and_a_leader_without_followers(tmp_path):
     leader = Leader(tmp_path, Place(group="g", rank=0, size=2), on_stop=lambda: None)
     assert not leader.ready(lambda: False, join_secs=0.3)
     leader.end(0)
+
+
+def test_an_order_that_comes_with_the_welcome_is_heard():
+    with listen() as server:
+        theirs = dial("localhost", server.getsockname()[1], time.monotonic() + 5)
+        ours = accept(server, 5.0)
+    assert ours is not None and theirs is not None
+    ours.send({"kind": "welcome"})
+    ours.send({"kind": "start"})
+    ours.send({"kind": "run"})
+    assert theirs.hear_one(5.0) == {"kind": "welcome"}
+    assert theirs.hear_one(5.0) == {"kind": "start"}
+    assert theirs.hear(5.0) == [{"kind": "run"}]
+    ours.close()
+    assert theirs.hear(5.0) == [] and not theirs.is_open
+    theirs.close()
 
 
 @pytest.mark.parametrize(

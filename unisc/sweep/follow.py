@@ -54,6 +54,7 @@ class _Follower:
     def __init__(self, wire: Wire, place: Place):
         self._wire, self._place, self._number = wire, place, 0
         self._child: Child | None = None
+        self._why = ""
 
     def obey(self, message: Mapping[str, Any]) -> None:
         kind = message["kind"]
@@ -66,7 +67,7 @@ class _Follower:
         elif kind == "run":
             self._number = message["number"]
             if self._child is None:
-                self._say({"kind": "crash", "error": "its process died between two runs"})
+                self._say({"kind": "crash", "error": f"{self._why}, before this one began"})
             else:
                 self._child.start(self._with_own_log(message["request"]))
 
@@ -75,6 +76,7 @@ class _Follower:
             if told["kind"] != "progress":
                 self._say({name: value for name, value in told.items() if name != "sections"})
             if told["kind"] == "crash":
+                self._why = told["error"]
                 self.drop()
 
     def drop(self) -> None:
@@ -100,9 +102,10 @@ def _call(sweep_dir: Path, place: Place, is_stopping: Callable[[], bool], until:
                 continue
             wire.send({"nonce": found["nonce"], "rank": place.rank})
             while wire.is_open and time.monotonic() < until and not is_stopping():
-                for message in wire.hear(TICK_SECS):
-                    if message.get("kind") == "welcome":
-                        return wire
+                message = wire.hear_one(TICK_SECS)  # the first order may come with the welcome
+                if message is not None and message.get("kind") == "welcome":
+                    return wire
+                if message is not None:
                     raise InputError(str(message.get("why")))
             wire.close()
         time.sleep(TICK_SECS)

@@ -106,7 +106,7 @@ class Leader:
         return False
 
     def _welcome(self, wire: Wire) -> None:
-        hello = next(iter(wire.hear(2.0)), {})
+        hello = wire.hear_one(2.0) or {}
         rank = hello.get("rank")
         if hello.get("nonce") != self._nonce or not isinstance(rank, int) or not 0 < rank < self.place.size:
             wire.close()
