@@ -25,6 +25,7 @@ from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
 from unisc.train.loop import TrainConfig
 from unisc.train.packed import PackedRun, train_packed
+from unisc.train.trained import save_model
 
 VERSION = 2
 """Raised by hand whenever the same configuration would give other numbers."""
@@ -151,6 +152,8 @@ def _scored(
     # The evaluation: requests of the test day, as shown and in full.
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
+    kept = {"model": config.model, "train": config.train, "list_len": config.evaluate.list_len}
+    save_model(Path(runtime.work_dir), trained, **kept, samples=Path(runtime.data_dir))
     return record(config, trained, result.metrics, began=began)
 
 

@@ -29,6 +29,7 @@ from unisc.train import loop
 from unisc.train.evaluate import EvalConfig, evaluate
 from unisc.train.loop import TrainConfig
 from unisc.train.oracle import load_oracle
+from unisc.train.trained import save_model
 
 VERSION = 2
 """Raised by hand whenever the same configuration would give other numbers."""
@@ -64,9 +65,21 @@ class Config:
 
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train one ranker on one composition and score it on the test day; return metrics, counts and timing."""
-    began = time.perf_counter()
     root = Path(runtime.data_dir)
-    train_columns, test_columns = data(config, root)
+    return run_on(config, *data(config, root), root / "logs", runtime)
+
+
+def run_on(
+    config: Config,
+    train_columns: Columns,
+    test_columns: Columns,
+    logs: Path,
+    runtime: Runtime,
+    *,
+    mean_list_len: float = MEAN_LIST_LEN,
+) -> Mapping[str, Any]:
+    """Do what `run` does on columns already open; `logs` holds the oracle, `mean_list_len` the room that batches leave."""
+    began = time.perf_counter()
 
     # The model: five typed tokens, HFA, GFA, then DREF and DAPGA (section 4, figure 3), started at the base rates.
     model = build(config, train_columns)
@@ -78,7 +91,7 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
         config.train,
         embed_dim=config.model.embed_dim,
         # One shape for every composition, so that a size is compiled once.
-        shape=loop.batch_shape(train_columns, config.train, mean_list_len=MEAN_LIST_LEN),
+        shape=loop.batch_shape(train_columns, config.train, mean_list_len=mean_list_len),
         runtime=loop.Runtime(
             directory=Path(runtime.work_dir),
             log_every_steps=runtime.log_every_steps,
@@ -89,9 +102,11 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
 
     # The evaluation: search requests of the test day, as shown and in full; the oracle's floor where there is an oracle.
     evaluating = time.perf_counter()
-    oracle = load_oracle(root / "logs", test_columns)
+    oracle = load_oracle(logs, test_columns)
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, oracle=oracle, row_map=trained.row_map)
     result.save(Path(runtime.work_dir) / "eval.npz")
+    kept = {"model": config.model, "train": config.train, "list_len": config.evaluate.list_len}
+    save_model(Path(runtime.work_dir), trained, **kept, samples=root / "samples" / config.data.composition)
 
     found = record(config, trained, result.metrics, began=began)
     found["timing"]["evaluate_secs"] = time.perf_counter() - evaluating

@@ -1,5 +1,6 @@
 """The steps around a sweep: each leaves finished files, says how far it is, and is skipped when its result is there."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -82,14 +83,16 @@ def make_logs(config: MarketplaceConfig, out: Path, stages: Stages) -> dict[str,
     return generate(config, out, workers=stages.workers, progress=progress)
 
 
-def make_samples(logs: Path, out: Path, compositions: Sequence[str], stages: Stages) -> dict[str, dict[str, Any]]:
-    """Build the compositions that are not there yet; return all their manifests.
+def make_samples(
+    logs: Path, out: Path, compositions: Sequence[str], stages: Stages, *, config: ES3Config | None = None
+) -> dict[str, dict[str, Any]]:
+    """Build the compositions that are not there yet; return all their manifests. `config` is ES3's own by default.
 
     Raises:
       InputError: samples of other logs or another configuration are in the way.
     """
     fingerprint = manifest.read(logs, kind="logs")["fingerprint"]
-    config = ES3Config(composition=compositions[-1])
+    config = dataclasses.replace(config or ES3Config(composition=compositions[-1]), composition=compositions[-1])
     missing = [name for name in compositions if not (out / name).exists()]
     if missing:
         stages.say(f"building {', '.join(missing)}")

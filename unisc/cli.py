@@ -237,12 +237,60 @@ def report(target: tyro.conf.Positional[Path], /, out: Path = Path("report")) ->
     sys.stdout.write(f"{made}\n")
 
 
+def ab(
+    control: tyro.conf.Positional[str],
+    treatment: tyro.conf.Positional[str],
+    /,
+    logs: Path,
+    requests: int = 100_000,
+    days: int = 7,
+    seed: int = 0,
+    domains: str = "search",
+    looks: int = 10,
+    workers: int = 0,
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+) -> None:
+    """Put two rankers in charge of a generated shop's pages, on the same visitors and random numbers, and say who sells more.
+
+    Args:
+        control: folder of a trained ranker, or shop, random or oracle, which the shop has itself.
+        treatment: the same; another one.
+        logs: logs of the shop, on samples of which the rankers were trained.
+        requests: pages that visitors ask for in each ranker's world.
+        days: how long the test lasts from where the rankers' training data ended; more requests than visitors make in that
+            time are further lives of theirs.
+        seed: of everything that happens.
+        domains: where the rankers are in charge: search, or all.
+        looks: how often the test is looked at on its way.
+        workers: worker processes; 0 means one a core. The result is the same for any number.
+        json_out: file that receives the whole result.
+    """
+    from analysis.online_text import lines
+    from experiments.ab import ab as run
+    from experiments.online import Settings
+    from unisc import cpu
+
+    for name, value, least in (("--workers", workers, 0), ("--looks", looks, 1)):
+        if value < least:
+            raise InputError(f"{name} {value}: must be at least {least}")
+    settings = Settings(requests=requests, seed=seed, days=days, domains=domains)
+
+    def progress(done: int, total: int) -> None:
+        sys.stderr.write(f"{done:,} of {total:,} requests\n")
+
+    found = run(control, treatment, logs, settings, workers=workers or cpu.num_cores(), looks=looks, progress=progress)
+    sys.stdout.writelines(f"{line}\n" for line in lines(found))
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps(found, indent=1))
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     run_command(
         "unisc",
         lambda: tyro.extras.subcommand_cli_from_dict(
-            {"study": study, "status": status, "report": report, "train": train, "fit": fit},
+            {"study": study, "status": status, "report": report, "train": train, "fit": fit, "ab": ab},
             prog="unisc",
             description="Scaling-law research and ranking-model experiments for e-commerce search.",
         ),

@@ -1,5 +1,6 @@
 """Figures of fits, one function each: result objects of `unisc.scaling` in, a matplotlib figure out."""
 
+from analysis.figures.agreement import offline_online
 from analysis.figures.composition import composition_curves
 from analysis.figures.law import law_curves
 from analysis.figures.plan import next_runs
@@ -14,6 +15,7 @@ __all__ = [
     "isoflop_valleys",
     "law_curves",
     "next_runs",
+    "offline_online",
     "profile_curves",
     "residuals",
     "speedup",

@@ -9,9 +9,11 @@ from typing import Annotated
 import tyro
 
 from data_gen.blocks import ROWS_PER_BLOCK
+from data_gen.es3 import truth
 from data_gen.es3.build import Resources, build
 from data_gen.es3.config import ES3Config, parse_duration
 from data_gen.es3.dataset import write_dataset
+from data_gen.es3.degrade import TASKS, degrade
 from data_gen.es3.report import report
 from data_gen.es3.rowwise import export_labels
 from data_gen.es3.tables import describe_logs
@@ -150,6 +152,38 @@ def report_command(directory: Folder, *, out: Path | None = None, logs: Path | N
     where, numbers = report(directory, out, logs=logs)
     look = [f"{v['check']}: {v['number']} (rule: {v['rule']})" for v in numbers.get("verdicts", []) if v["verdict"] == "look"]
     print("\n  look: ".join([f"{where / 'index.html'}", *look]))
+
+
+@app.command(name="degrade")
+def degrade_command(samples: Folder, *, out: Path, wrong_label_rate: float, seed: int = 0) -> None:
+    """Move a share of the attributed train labels to random other candidates of their requests; nothing else changes.
+
+    Args:
+        samples: a samples directory that `build` made, of a composition with attributed labels.
+        out: directory to make; must not hold anything yet.
+        wrong_label_rate: share of the labels to move, above 0 and at most 1.
+        seed: of which labels move, and where to.
+    """
+    made = degrade(samples, out, wrong_label_rate=wrong_label_rate, seed=seed)
+    moved = (f"{of['moved']:,} of {of['labels']:,} {kind} labels" for kind, of in made["degradation"].items() if kind in TASKS)
+    print(f"{out}: fingerprint {made['fingerprint']}, moved {' and '.join(moved)}")
+
+
+@app.command(name="truth")
+def truth_command(samples: Folder, *, logs: Path) -> None:
+    """Print how right the attributed labels are, by the truth of the generated shop they come from; 90 % intervals.
+
+    Args:
+        samples: a samples directory that `build` or `degrade` made.
+        logs: the logs it was made from, with their oracle and causes.
+    """
+    found = truth.measure(samples, logs)
+    for kind in TASKS:
+        said = [f"{found[kind]['labels']:,} labels"]
+        for name in ("precision", "recall"):
+            of = found[kind][name]
+            said.append(f"{name} " + ("n/a" if of["value"] is None else "{value:.4f} [{low:.4f}, {high:.4f}]".format(**of)))
+        print(f"{kind:8} " + ", ".join(said))
 
 
 @app.command(name="describe-logs")

@@ -28,9 +28,15 @@ class Timeline:
     num_exposed: np.ndarray
 
 
-def build_timeline(world: World, rng: np.random.Generator, counts: np.ndarray) -> Timeline:
-    """Draw the timelines of users making `counts` (users,) requests each; a user's times are strictly increasing."""
+def build_timeline(
+    world: World, rng: np.random.Generator, counts: np.ndarray, *, start_ts: int = START_TS, days: int | None = None
+) -> Timeline:
+    """Draw the timelines of users making `counts` (users,) requests each; a user's times are strictly increasing.
+
+    They lie within `days` from `start_ts`, by default the days of the logs.
+    """
     c = world.config
+    days = days or c.days
     total = int(counts.sum())
     user = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts
@@ -39,7 +45,7 @@ def build_timeline(world: World, rng: np.random.Generator, counts: np.ndarray) -
     new_session = (rng.random(total) < 1 / c.session_length) | (turn == 0)
     session = np.cumsum(new_session) - 1
     sessions = int(new_session.sum())
-    opening = rng.integers(0, c.days, sessions) * DAY
+    opening = rng.integers(0, days, sessions) * DAY
     opening += choose(rng, _HOURS, sessions).astype(np.int64) * 3_600 + rng.integers(0, 3_600, sessions)
     gap = np.minimum(15 + rng.exponential(120, total), _MAX_GAP).astype(np.int64)
     gap[new_session] = 0
@@ -50,7 +56,7 @@ def build_timeline(world: World, rng: np.random.Generator, counts: np.ndarray) -
     # Sessions of one user may overlap or run past the end: push equal times apart, then back inside.
     pushed = np.maximum.accumulate((user << 40) + seconds - turn) - (user << 40) + turn
     left = counts[user] - 1 - turn
-    ts = START_TS + np.minimum(pushed, c.days * DAY - LAST_REQUEST - left)
+    ts = start_ts + np.minimum(pushed, days * DAY - LAST_REQUEST - left)
     started = np.diff(ts, prepend=0) > 2 * _MAX_GAP
     started[turn == 0] = True
 

@@ -272,3 +272,22 @@ def test_numbers_of_another_type_or_of_some_files_only_are_named(tiny, tmp_path)
     )
     with pytest.raises(InputError, match=r"part-00000\.parquet: has other numbers than .* \(number_score and none\)"):
         load(samples, "train", history_len=4)
+
+
+def test_only_keeps_whole_requests_and_agrees_with_first(tiny, tmp_path):
+    rows = [tiny.request(request_id=i, item_id=list(range(i + 1)), history=[(i, 1, 2, 60)] * (i % 3)) for i in range(6)]
+    tiny.write_samples(tmp_path / "samples", train=rows, test=rows[:1], num_shards=1)
+    columns = load(tmp_path / "samples", "train", history_len=4)
+    names = ("request_id", "candidate_offsets", "history_offsets", "item_id", "labels", "history_fields", "request_fields")
+    for part, same in ((columns.only(np.arange(6) < 4), columns.first(4)), (columns.only(np.ones(6, bool)), columns)):
+        for name in names:
+            np.testing.assert_array_equal(getattr(part, name), getattr(same, name))
+    odd = columns.only(np.arange(6) % 2 == 1)
+    assert odd.request_id.tolist() == columns.request_id[1::2].tolist()
+    for i, k in enumerate((1, 3, 5)):
+        for offsets, name in (("candidate_offsets", "item_id"), ("history_offsets", "history_fields")):
+            whole, part = getattr(columns, offsets), getattr(odd, offsets)
+            np.testing.assert_array_equal(
+                getattr(odd, name)[part[i] : part[i + 1]], getattr(columns, name)[whole[k] : whole[k + 1]]
+            )
+    assert columns.only(np.zeros(6, bool)).num_examples == 0

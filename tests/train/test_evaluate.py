@@ -69,10 +69,24 @@ def test_metrics_are_those_of_the_requests_not_used_for_calibration(trained, tes
     assert got["eval/exposed/log_loss_expected"] == pytest.approx(metrics.log_loss(p, calibrated))
 
 
+def test_full_lists_are_held_against_the_truth_after_a_calibration_on_the_other_requests(trained, test_columns, truth):
+    scores = score(trained.model, trained.state, test_columns, EvalConfig())
+    got = evaluate_scores(scores, test_columns, oracle=truth).metrics
+    aside = np.repeat(is_calibration(test_columns.request_id), np.diff(test_columns.candidate_offsets))
+    p, logits = truth.p_click_top.astype(np.float64), scores.full.astype(np.float64)
+    intercept, slope = fit_platt(p[aside], logits[aside])
+    calibrated, p = intercept + slope * logits[~aside], p[~aside]
+    assert got["eval/full/log_loss_expected"] == pytest.approx(metrics.log_loss(p, calibrated))
+    assert got["eval/full/auc_roc_expected"] == pytest.approx(metrics.auc_roc(p, logits[~aside]))
+    assert got["eval/oracle/full_log_loss"] == pytest.approx(metrics.entropy(p).mean())
+    assert got["eval/full/log_loss_expected"] >= got["eval/oracle/full_log_loss"]
+
+
 def test_every_key_of_the_contract_is_there(trained, test_columns, truth):
     got = evaluate(trained.model, trained.state, test_columns, EvalConfig(), oracle=truth).metrics
     exposed = ["log_loss", "log_loss_calibrated", "log_loss_expected", "auc_roc", "gauc", "ne", "hr@5", "mrr", "ndcg"]
     expected = [f"eval/exposed/{k}" for k in exposed] + [f"eval/full/{k}" for k in ("hr@5", "auc_roc", "oracle_clicks@5")]
+    expected += ["eval/full/log_loss_expected", "eval/full/auc_roc_expected", "eval/oracle/full_log_loss"]
     assert {*expected, "eval/oracle/log_loss", "eval/oracle/auc_roc"} <= set(got)
     assert all(isinstance(v, float) and np.isfinite(v) for v in got.values())
 

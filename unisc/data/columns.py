@@ -80,6 +80,18 @@ class Columns:
         parts = {name: getattr(self, name)[: ends[axis]] for name, (axis, _) in _ARRAYS.items()}
         return dataclasses.replace(self, **parts)
 
+    def only(self, requests: Bool[np.ndarray, " Q"]) -> "Columns":
+        """Keep the requests that a mask says, in their order; unlike `first`, this copies."""
+        parts = {}
+        for axis, offsets in (("N", self.candidate_offsets), ("H", self.history_offsets)):
+            lengths = np.diff(offsets)
+            rows = np.repeat(requests, lengths)
+            inner = {name: getattr(self, name)[: len(rows)][rows] for name, (a, _) in _ARRAYS.items() if a == axis}
+            name = "candidate_offsets" if axis == "N" else "history_offsets"
+            parts |= inner | {name: np.concatenate([[0], np.cumsum(lengths[requests])])}
+        parts |= {name: getattr(self, name)[requests] for name, (axis, _) in _ARRAYS.items() if axis == "Q"}
+        return dataclasses.replace(self, **parts)
+
 
 _ARRAYS: dict[str, tuple[str, Any]] = {
     "request_id": ("Q", np.int64),

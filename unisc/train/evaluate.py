@@ -209,6 +209,14 @@ def evaluate_scores(scores: Scores, columns: Columns, *, oracle: Oracle | None =
         per_request[f"full/hr@{TOP}"] = metrics.hr_at(TOP, labels, logits, full.offsets)
         if oracle is not None:
             gains = oracle.p_click_top[full.rows]
+            # No position is given here, so the logits are calibrated anew, to what they are held against.
+            aside = _Lists(columns, ~np.isnan(scores.full), ~held_out)
+            intercept, slope = fit_platt(oracle.p_click_top[aside.rows], scores.full[aside.rows])
+            loss = metrics.cross_entropy(gains, intercept + slope * logits)
+            out["eval/full/log_loss_expected"] = float(loss.mean())
+            out["eval/full/auc_roc_expected"] = metrics.auc_roc(gains, logits, split=SPLIT)
+            out["eval/oracle/full_log_loss"] = float(metrics.entropy(gains).mean())
+            sums["full/log_loss_expected_sum"] = full.sum(loss)
             per_request[f"full/oracle_clicks@{TOP}"] = metrics.gain_at(TOP, gains, logits, full.offsets)
     for name, values in per_request.items():
         if not np.isnan(values).all():
@@ -234,8 +242,8 @@ def is_calibration(request_id: Int64[np.ndarray, "Q"]) -> np.ndarray:
 def fit_platt(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
     """Fit intercept and slope of a logistic regression on the logits by Newton's method (Platt 1999), in float64.
 
-    A split that does not identify them (one class only, or a constant score) leaves the slope at 1, and the intercept at 0
-    without both classes.
+    Labels may be probabilities. A split that does not identify them (one class only, or a constant score) leaves the slope at
+    1, and the intercept at 0 without both classes.
     """
     y, z = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
     if not 0 < y.sum() < len(y):

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_gen.marketplace import candidates, shard
+from data_gen.marketplace import candidates
 from data_gen.marketplace.calibrate import open_world
 from data_gen.marketplace.config import REC, SEARCH
 from data_gen.marketplace.shard import simulate_shard
 from data_gen.marketplace.timeline import build_timeline
+from data_gen.marketplace.visitors import MAX_SHOWN, Fatigue, arrive, drift
 
 
 @pytest.fixture(scope="module")
@@ -18,37 +19,38 @@ def world(default_config):
 
 
 def visitors(world, users=6):
-    return shard._arrive(world, np.random.default_rng(1), np.arange(users))
+    return arrive(world, np.random.default_rng(1), np.arange(users))
 
 
 def test_views_without_a_click_tire_and_a_click_refreshes(world):
-    v, user = visitors(world), np.array([0, 1])
+    fatigue, user = Fatigue.none_yet(world.config, 6), np.array([0, 1])
+    assert fatigue is not None
     row, item = np.array([0, 0, 1]), np.array([5, 6, 5], dtype=np.int32)
     leaf, domain = world.leaf[item], np.array([SEARCH, SEARCH])
 
     def tired():
-        return shard._fatigue(world.config, v, user, row, item, leaf, domain)
+        return fatigue.logit(world.config, user, row, item, leaf, domain)
 
     assert (tired() == 0).all()
     nobody = np.empty(0, dtype=np.int64)
     for _ in range(3):
-        shard._tire(v, user, domain, row, item, leaf, nobody, nobody)
+        fatigue.see(user, domain, row, item, leaf, nobody, nobody)
     np.testing.assert_allclose(tired(), 3 * world.config.fatigue_scale, rtol=1e-6)
-    shard._tire(v, user, domain, row, item, leaf, np.array([0]), np.array([6]))
+    fatigue.see(user, domain, row, item, leaf, np.array([0]), np.array([6]))
     np.testing.assert_allclose(tired() / world.config.fatigue_scale, [4, 0, 4], rtol=1e-6)
     for _ in range(300):
-        shard._tire(v, user, domain, row, item, leaf, nobody, nobody)
-    np.testing.assert_allclose(tired() / world.config.fatigue_scale, shard.MAX_SHOWN, rtol=1e-6)
+        fatigue.see(user, domain, row, item, leaf, nobody, nobody)
+    np.testing.assert_allclose(tired() / world.config.fatigue_scale, MAX_SHOWN, rtol=1e-6)
 
 
 def test_a_category_seen_again_and_again_tires_in_the_feed_only(world):
-    v, user = visitors(world), np.array([0, 1])
+    fatigue, user = Fatigue.none_yet(world.config, 6), np.array([0, 1])
+    assert fatigue is not None
     row, item = np.array([0, 1]), np.array([5, 5], dtype=np.int32)
     nobody = np.empty(0, dtype=np.int64)
-    shard._tire(v, user, np.array([REC, SEARCH]), row, item, world.leaf[item], nobody, nobody)
-    assert v.shown is not None
-    v.shown[:] = 0
-    tired = shard._fatigue(world.config, v, user, row, item, world.leaf[item], np.array([REC, REC]))
+    fatigue.see(user, np.array([REC, SEARCH]), row, item, world.leaf[item], nobody, nobody)
+    fatigue.shown[:] = 0
+    tired = fatigue.logit(world.config, user, row, item, world.leaf[item], np.array([REC, REC]))
     assert tired[0] > 0 and tired[1] == 0
 
 
@@ -56,10 +58,10 @@ def test_tastes_walk_with_the_days_and_stand_still_in_the_stationary_preset(worl
     for w, moves in ((world, True), (open_world(stationary_config), False)):
         v, user = visitors(w), np.arange(6)
         taste, interests = v.taste.copy(), v.interests.copy()
-        shard._drift(w, np.random.default_rng(0), v, user, w.segment[user], np.zeros(6, dtype=np.int64))
+        drift(w, np.random.default_rng(0), v, user, w.segment[user], np.zeros(6, dtype=np.int64))
         np.testing.assert_allclose(v.taste, taste, rtol=1e-6)
         np.testing.assert_array_equal(v.interests, interests)
-        shard._drift(w, np.random.default_rng(0), v, user, w.segment[user], np.full(6, 100))
+        drift(w, np.random.default_rng(0), v, user, w.segment[user], np.full(6, 100))
         assert (np.abs(v.taste - taste).max() > 0.5) == moves
         assert bool((v.interests != interests).any()) == moves
 
