@@ -72,8 +72,16 @@ def train(
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     devices: int | None = None,
     profile: bool = False,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+    join_secs: float = 300.0,
 ) -> None:
     """Train one model of an experiment and score it; killed and typed again it continues.
+
+    Several processes, on one host or many, train one run where a launcher started them together (Slurm's srun, mpirun, a TPU
+    pod, an indexed Kubernetes Job) or where each is given --coordinator, --processes and its --process-id. They share --out
+    and --samples. With the same train.num_parts another number of processes may continue.
 
     Args:
         experiment: file of the experiment, like experiments/rankers.py.
@@ -87,9 +95,12 @@ def train(
             again in the backward pass).
         devices: virtual devices on a CPU, if not given one a core up to a power of two; accelerators are all used.
         profile: trace some steps into DIR/profile, for TensorBoard or Perfetto.
+        coordinator: address HOST:PORT of process 0, where the processes of a run meet; any free port.
+        processes: how many they are.
+        process_id: which one this is, from 0.
+        join_secs: how long they wait for each other at the start.
     """
     from unisc import cpu
-    from unisc.config import Runtime, override, to_json
     from unisc.sweep.plan import check_module
 
     name = ".".join(experiment.with_suffix("").parts)
@@ -99,8 +110,33 @@ def train(
     if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
         # A power of two, so that batches, which are such, divide among them.
         cpu.restart(devices or 1 << (cpu.num_cores().bit_length() - 1))
+    from unisc.cluster import find_cluster
+    from unisc.distributed import is_first, join, leave_at_once
+
+    cluster = find_cluster(coordinator, processes, process_id)
+    if cluster is not None:
+        join(cluster, join_secs=join_secs)
+    with leave_at_once():
+        found = _train(experiment, name, samples, out, (model, size, seed), set, profile)
+        if is_first():
+            (out / "record.json").write_text(json.dumps(found, indent=1))
+            for section in ("metrics", "counts", "timing"):
+                for key, value in found[section].items():
+                    sys.stdout.write(f"{section:8} {key:32} {value:,.6g}\n")
+
+
+def _train(
+    experiment: Path,
+    name: str,
+    samples: Path,
+    out: Path,
+    which: tuple[str, str, int],
+    changes: tuple[str, ...],
+    profile: bool,
+) -> dict[str, Any]:
     import jax
 
+    from unisc.config import Runtime, override, to_json
     from unisc.train.progress import DivergedError
 
     if importlib.util.find_spec(name) is None:
@@ -108,20 +144,17 @@ def train(
     module = importlib.import_module(name)
     if not hasattr(module, "default"):
         raise InputError(f"{experiment}: has no default configuration to train; run it by its sweep")
+    model, size, seed = which
     config = module.default(samples, model=model, size=size, seed=seed)
     # The devices share a batch out; a part of it is as large as a core's caches like.
-    config = override(config, {"train.num_parts": jax.device_count(), **dict(map(_change, set))})
+    config = override(config, {"train.num_parts": jax.device_count(), **dict(map(_change, changes))})
     out.mkdir(parents=True, exist_ok=True)
     runtime = Runtime(data_dir=str(samples), work_dir=str(out), checkpoint_every_steps=200, profile=profile)
     try:
         found = module.run(config, runtime)
     except DivergedError as e:
         raise InputError(f"{out}: {e}") from e
-    record = {"config": json.loads(to_json(config)), "devices": jax.device_count(), **found}
-    (out / "record.json").write_text(json.dumps(record, indent=1))
-    for section in ("metrics", "counts", "timing"):
-        for key, value in found[section].items():
-            sys.stdout.write(f"{section:8} {key:32} {value:,.6g}\n")
+    return {"config": json.loads(to_json(config)), "devices": jax.device_count(), "processes": jax.process_count(), **found}
 
 
 def fit(

@@ -1,14 +1,19 @@
-"""Devices: joining a cluster, the (data, model) mesh, and which mesh axis each logical axis is split over."""
+"""Devices: the (data, model) mesh, which mesh axis each logical axis is split over, and arrays on it.
 
-import os
+Of several processes (`unisc.distributed`) each has on its devices their share; what it is asked to place it holds whole.
+"""
+
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from unisc.errors import InputError
 
 DATA, MODEL = "data", "model"
+T = TypeVar("T")
 
 LOGICAL_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": (DATA, MODEL),  # candidates and requests
@@ -18,37 +23,6 @@ LOGICAL_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     "hidden": MODEL,  # the inner width of feed-forward blocks
     "width": None,  # replicated
 }
-
-
-def cluster_env(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the name of the multi-process environment this process was started in, or None for a process on its own.
-
-    Only marks of several cooperating processes count: a Slurm job of one task, or a lone Kubernetes pod, is on its own.
-    """
-    if "JAX_COORDINATOR_ADDRESS" in environ:
-        return "explicit"
-    if "OMPI_MCA_orte_hnp_uri" in environ and int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        return "openmpi"
-    if "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1"))) > 1:
-        return "slurm"
-    if "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
-        return "tpu"
-    if "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
-        return "kubernetes"
-    return None
-
-
-def initialize_distributed(environ: Mapping[str, str] = os.environ) -> bool:
-    """Join the cluster if this process is part of one, and say whether it did.
-
-    Errors propagate: a pod that cannot form must not train as so many single hosts. Call before the first JAX computation.
-    """
-    if cluster_env(environ) is None or jax.distributed.is_initialized():
-        return jax.distributed.is_initialized()
-    # JAX reads the coordinator's address from the environment, but not how many processes there are and which this one is.
-    count, rank = (int(environ[name]) if name in environ else None for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-    jax.distributed.initialize(environ.get("JAX_COORDINATOR_ADDRESS"), num_processes=count, process_id=rank)
-    return True
 
 
 def make_mesh(*, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -75,3 +49,44 @@ def partition(*axes: str | None) -> PartitionSpec:
 def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     """Return the sharding on `mesh` of an array whose dimensions carry these logical axes."""
     return NamedSharding(mesh, partition(*axes))
+
+
+def place(tree: T, shardings: Any) -> T:
+    """Put the leaves of `tree`, which every process holds whole and alike, where `shardings`, a prefix of it, says.
+
+    Nothing is sent between processes: each cuts out its own devices' shares.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def put(x: Any, to: Sharding) -> jax.Array:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x), to), impl=jax.random.key_impl(x))
+        held = np.asarray(x)
+        return jax.make_array_from_callback(held.shape, to, lambda index: held[index])
+
+    return jax.tree.map(lambda to, part: jax.tree.map(lambda x: put(x, to), part), shardings, tree)
+
+
+def collect(tree: T) -> T:
+    """Return `tree` whole on one device of this process: all processes take part, and each gets all of it.
+
+    Leaf by leaf, so that no more than the largest is on every device at once.
+    """
+    device = jax.local_devices()[0]
+    if jax.process_count() == 1:
+        return jax.device_put(tree, device)
+
+    def fetch(x: jax.Array) -> jax.Array:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(fetch(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        if not x.is_fully_replicated:
+            assert isinstance(x.sharding, NamedSharding)
+            x = jax.jit(_same, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
+        return jax.device_put(x.addressable_data(0), device)
+
+    return jax.tree.map(fetch, tree)
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x

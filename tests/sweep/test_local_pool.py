@@ -343,7 +343,7 @@ def test_a_pool_whose_workers_keep_dying_says_so(sweep, monkeypatch):
 
 def test_progress_with_the_time_left_is_told_all_along(sweep):
     seen = []
-    sweep.go([sweep.run(i, secs=0.4) for i in range(6)], progress=seen.append)
+    sweep.go([sweep.run(i, secs=1.2) for i in range(6)], progress=seen.append)
     assert (seen[0].done, seen[0].total) == (0, 6)
     assert (seen[-1].done, seen[-1].running, seen[-1].eta_secs) == (6, 0, 0.0)
     assert any(s.running and s.eta_secs is not None for s in seen)

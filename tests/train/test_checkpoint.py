@@ -163,3 +163,19 @@ def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_bits(make_model, train
     assert steps[stopped] == 7
     np.testing.assert_array_equal(resumed.state.table, whole.state.table)
     assert resumed.loss == whole.loss
+
+
+def test_the_log_keeps_the_line_of_the_step_that_was_saved(make_model, train_columns, config, tmp_path):
+    class Gone(Exception):
+        pass
+
+    def leave(counts, num_steps):
+        if counts.num_steps == 8:  # the last checkpoint's
+            raise Gone
+
+    runtime = Runtime(directory=tmp_path, log_every_steps=2, checkpoint_every_steps=4, on_step=leave)
+    with pytest.raises(Gone):
+        train(make_model(), train_columns, config, embed_dim=4, runtime=runtime)
+    whole = train(make_model(), train_columns, config, embed_dim=4, runtime=dataclasses.replace(runtime, on_step=None))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(2, whole.num_steps + 1, 2), *([whole.num_steps] if whole.num_steps % 2 else [])]

@@ -88,15 +88,21 @@ def packed(
 
 
 def iterate(
-    source: PackedRequests | PackedViews | PackedBlocks, *, num_threads: int = 0, row_map: RowMap | None = None
+    source: PackedRequests | PackedViews | PackedBlocks,
+    *,
+    num_threads: int = 0,
+    row_map: RowMap | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> BatchIterator:
     """Iterate over a source's batches in order; `get_state` and `set_state` save and restore the place.
 
-    `row_map` rewrites each batch for a store of fewer rows.
+    `row_map` rewrites each batch for a store of fewer rows. A `share` (i, n) is every n-th batch, from batch i on.
 
     No reader threads by default: packing runs while the device computes, and on one core a thread only adds switches.
     """
     dataset = MapDataset.source(source)
+    if share != (0, 1):
+        dataset = dataset[share[0] :: share[1]]
     if row_map is not None:
         dataset = dataset.map(row_map)
     return iter(dataset.to_iter_dataset(ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)))

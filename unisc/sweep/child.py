@@ -7,6 +7,7 @@ SIGTERM asks the run under way to save itself, if it is one that listens (`Runti
 """
 
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -85,11 +86,12 @@ def execute(request: Mapping[str, Any], answers: TextIO) -> Iterator[Answer]:
     os.close(log)
     try:
         started = time.time()
-        found = _guarded(runs[0], lambda: [load(request["experiment"], request["version"], request["prefixes"])])
+        wanted = request["experiment"], request["version"], request["prefixes"]
+        found = _guarded(runs[0], lambda: [_join(*sys.argv[2:]), load(*wanted)])
         if isinstance(found, dict):
             yield found
             return
-        (module,) = found
+        _, module = found
         if (unfit := _missing(request.get("platform", ""))) is not None:
             yield {"kind": "unfit", "error": unfit, "fingerprint": runs[0]["fingerprint"]}
             return
@@ -213,11 +215,26 @@ def _result(module: ModuleType, run: Mapping[str, Any], result: Any, timing: Map
     except ValueError as e:
         return _error(run, e)
     # Before anything else, so that a run that is over is never trained again, whenever its worker is killed.
-    replace_quickly(_kept(run), dumps({"result": sections, "timing": dict(timing)}))
+    if sys.argv[4:] in ([], ["0"]):  # the leader's, where several hosts train it
+        replace_quickly(_kept(run), dumps({"result": sections, "timing": dict(timing)}))
     source = Path(module.__file__).parent if module.__file__ else None
     sections["timing"] = {**sections.get("timing", {}), **timing}
     sections["environment"] = {**sections.get("environment", {}), **environment.describe(source)}
     return {"kind": "result", "fingerprint": run["fingerprint"], "sections": sections}
+
+
+@functools.cache
+def _join(*cluster: str) -> None:
+    """Meet the children of the other hosts, if there are any, before anything of JAX is used; once in a process's life."""
+    if not cluster:
+        return
+    address, num_processes, process_id = cluster
+    distributed = importlib.import_module("unisc.distributed")  # brings JAX, which only those that train import
+    place = distributed.Cluster(coordinator=address, num_processes=int(num_processes), process_id=int(process_id))
+    try:
+        distributed.join(place)
+    except InputError as e:
+        raise RuntimeError(str(e)) from e  # a host that is missing is no mistake of the run's
 
 
 def load(name: str, version: int, prefixes: list[str]) -> ModuleType:

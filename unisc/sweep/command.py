@@ -147,6 +147,7 @@ def run(
         "max_attempts": max_attempts,
         "max_device_hours": max_device_hours,
         "devices_per_worker": machine.devices_per_worker,
+        "hosts_per_worker": machine.hosts_per_worker,
         "platform": "" if on_cpu else machine.platform,
         "pack_limit": 1 if on_cpu or machine.hosts_per_worker > 1 else PACK_LIMIT,
     }

@@ -16,11 +16,14 @@ GRACE_SECS = 3.0
 
 
 class Child:
-    """One child process. It is replaced, not mended: after a crash or an error make a new one."""
+    """One child process. It is replaced, not mended: after a crash or an error make a new one.
 
-    def __init__(self) -> None:
+    One that trains together with others is given the address where they meet, their number and its place among them.
+    """
+
+    def __init__(self, *cluster: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "unisc.sweep.child", str(os.getpid())],
+            [sys.executable, "-m", "unisc.sweep.child", str(os.getpid()), *cluster],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -37,6 +37,8 @@ class Settings:
     max_device_hours: float | None = None
     """hours of all devices, over all workers and calls"""
     devices_per_worker: int = 1
+    hosts_per_worker: int = 1
+    """machines that train one run together: one is the worker, the others follow it (`unisc.sweep.group`)"""
     platform: str = ""
     """what JAX must find, cpu, cuda or tpu; empty for anything"""
     pack_limit: int = 1

@@ -19,6 +19,8 @@ from unisc.sweep.attempt import TICK_SECS, Attempt, Claim, claimed
 from unisc.sweep.board import Board
 from unisc.sweep.budget import secs_of
 from unisc.sweep.child import die_with_parent
+from unisc.sweep.follow import follow
+from unisc.sweep.group import Leader, Place, place_of
 from unisc.sweep.lease import Lease, Observer
 from unisc.sweep.plan import Run, check_description, read_plan, run_store
 from unisc.sweep.process import Child
@@ -47,6 +49,7 @@ class Worker:
     board: Board
     observer: Observer
     child: Child | None = None
+    leader: Leader | None = None
     warm_keys: set[str] = field(default_factory=set)
     is_stopping: bool = False
     is_cancelled: bool = False
@@ -62,6 +65,8 @@ class Worker:
         """Execute runs until nothing is claimable; return the exit status that says why it ended."""
         try:
             while not self.is_stopping:
+                if self.leader is not None and not self.leader.ready(lambda: self.is_stopping):
+                    return EXIT_INTERRUPTED  # a host is missing, and no run is claimed meanwhile
                 has_looked = self.board.look()
                 if self.board.is_cancelled or (has_looked and not self.board.waiting):
                     return EXIT_NOTHING_LEFT
@@ -133,7 +138,7 @@ class Worker:
 
     def _execute(self, claims: list[Claim]) -> None:
         if self.child is None:
-            self.child, self.warm_keys = Child(), set()
+            self.child, self.warm_keys = Child() if self.leader is None else self.leader.child(), set()
 
         def cancel() -> None:
             self.is_stopping = self.is_cancelled = True
@@ -164,6 +169,23 @@ class Worker:
         self.child, self.warm_keys = None, set()
 
 
+def serve_in_group(worker: Worker, place: Place) -> int:
+    """Lead or follow the other hosts of a group; return the exit status."""
+    folder = Path(worker.settings.sweep_dir)
+    if place.rank > 0:
+        return follow(folder, place, lambda: worker.is_stopping)
+
+    def stop() -> None:
+        worker.is_stopping = True
+
+    worker.leader, status = Leader(folder, place, on_stop=stop), EXIT_INPUT_ERROR
+    try:
+        status = worker.serve()
+    finally:
+        worker.leader.end(status)
+    return status
+
+
 def main() -> int:
     """Serve the sweep that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m unisc.sweep.worker", description=__doc__)
@@ -175,6 +197,7 @@ def main() -> int:
         settings = read_settings(args.sweep.absolute())
         settings = dataclasses.replace(settings, parent_pid=args.parent_pid, max_hours=args.max_hours or settings.max_hours)
         make_folder(Path(settings.sweep_dir) / "runs")
+        place = place_of(settings.hosts_per_worker)
         worker = Worker.of(settings)
 
         def stop(number: int, frame: object) -> None:
@@ -184,6 +207,8 @@ def main() -> int:
             signal.signal(number, stop)
         if settings.parent_pid is not None:
             die_with_parent(settings.parent_pid, signal.SIGTERM)
+        if place is not None:
+            return serve_in_group(worker, place)
         return worker.serve()
     except InputError as e:
         try:

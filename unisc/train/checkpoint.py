@@ -38,7 +38,11 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """Keeps the last checkpoint of a run in `directory`. `identity` says which run it belongs to; another's is refused."""
+    """Keeps the last checkpoint of a run in `directory`. `identity` says which run it belongs to; another's is refused.
+
+    Of several processes all make, save, restore and close it, over one folder that they share; each writes its devices' rows of
+    the table. Where the rows lie is not kept, so that another number of processes or devices may go on.
+    """
 
     def __init__(self, directory: Path, *, identity: str):
         logging.getLogger("absl").setLevel(logging.WARNING)  # one save logs a screenful
@@ -69,7 +73,9 @@ class Checkpoints:
             return None
         progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
         if progress["identity"] != self._identity:
-            raise InputError(f"{self._manager.directory}: holds the checkpoint of another run; give an empty directory")
+            raise InputError(
+                f"{self._manager.directory}: holds the checkpoint of another run (or other num_parts); give an empty directory"
+            )
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, without_keys(state))
         saved = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
         return Saved(with_keys(saved, state), Counts(**progress["counts"]), progress["data"], progress["loss"])

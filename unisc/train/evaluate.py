@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jaxtyping import Float, Int64
 
 from unisc import metrics
@@ -18,6 +19,7 @@ from unisc.data.columns import Columns
 from unisc.data.hashing import HashConfig, RowMap
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import PackedViews, full_lists, interleave, iterate, shown_lists
+from unisc.distributed import is_first
 from unisc.errors import InputError
 from unisc.train.finite import not_finite
 from unisc.train.oracle import Oracle
@@ -66,7 +68,9 @@ class Evaluation:
     arrays: dict[str, np.ndarray]
 
     def save(self, path: Path) -> None:
-        """Write the arrays as an .npz file."""
+        """Write the arrays as an .npz file; of several processes the first does."""
+        if not is_first():
+            return
         np.savez_compressed(path, allow_pickle=False, **self.arrays)
 
 
@@ -89,7 +93,10 @@ def _mean_list_len(columns: Columns, config: EvalConfig) -> float:
 def score(
     model: nnx.Module, state: TrainState, columns: Columns, config: EvalConfig, *, row_map: RowMap | None = None
 ) -> Scores:
-    """Score shown lists at their true positions, and full lists with no position given; `row_map` is that of the training."""
+    """Score shown lists at their true positions, and full lists with no position given; `row_map` is that of the training.
+
+    Of several processes, which all hold the whole model, each scores its share of the batches; all get all scores.
+    """
     row_map = row_map or RowMap(columns.spec, HashConfig())
     if not 0 <= state.table.shape[0] - row_map.spec.num_rows < ROW_MULTIPLE:
         rows = f"{state.table.shape[0]} for features of {row_map.spec.num_rows}"
@@ -114,14 +121,18 @@ def score(
             raise InputError(f"{wrong} of the {SPLIT}; {remedy}")
         out[False][rows[~hidden]], out[True][rows[hidden]] = values[~hidden], values[hidden]
 
-    pending = None
-    for index, batch in enumerate(iterate(source, row_map=row_map)):
+    pending, share = None, (jax.process_index(), jax.process_count())
+    batches = iterate(source, row_map=row_map, share=share) if share[0] < len(source) else ()
+    for index, batch in zip(range(share[0], len(source), share[1]), batches, strict=True):
         logits = step(dense, others, state.table, batch)
         if pending is not None:  # read one batch late: packing and computing overlap
             store(*pending)
         pending = (index, logits)
-    assert pending is not None
-    store(*pending)
+    if pending is not None:
+        store(*pending)
+    if share[1] > 1:  # each row is scored by one process: the others have not a number for it
+        gathered = multihost_utils.process_allgather({"exposed": out[False], "full": out[True]})
+        return Scores(**{name: np.fmax.reduce(values, axis=0) for name, values in gathered.items()})
     return Scores(exposed=out[False], full=out[True])
 
 

@@ -19,16 +19,17 @@ from unisc.data.hashing import Collision, HashConfig, RowMap
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import PackedRequests, iterate, packed
 from unisc.data.stream import PackedBlocks
+from unisc.distributed import agree, is_first, told_by_any
 from unisc.errors import InputError, Stopped
-from unisc.mesh import make_mesh
+from unisc.mesh import collect, make_mesh, place
 from unisc.train import state as train_state
 from unisc.train.checkpoint import Checkpoints, Counts, Saved
 from unisc.train.finite import all_finite
 from unisc.train.logger import MetricsLogger
 from unisc.train.optimizers import DENSE_OPTIMIZERS, DenseOptimizer
-from unisc.train.progress import Clock, Pending, count, diverged, rates, run_identity
+from unisc.train.progress import Clock, Pending, count, digest, diverged, rates, run_identity
 from unisc.train.state import TableOptimizer, TableType, TrainState, layout
-from unisc.train.step import ComputeType, Hyper, compiled, make_train_step, parts_of
+from unisc.train.step import ComputeType, Hyper, compiled, make_feed, make_train_step, parts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,10 +185,16 @@ def train(
     graphdef = nnx.graphdef(model)
     source, row_map, state = begin(model, columns, config, embed_dim=embed_dim, shape=shape)
     num_steps = len(source)
+    identity = run_identity(config, columns, shape, state)
+    # Of several processes each packs every batch, which hangs on no number of processes, and feeds its own devices their parts.
+    feed = make_feed(mesh)
+    should_stop = None if runtime.should_stop is None else told_by_any(runtime.should_stop)
+    if jax.process_count() > 1:
+        agree({"run": identity, "steps": str(num_steps), "first parameters": digest(state)})
 
     # 1. Compile before the clock starts, on shapes alone.
     began = time.perf_counter()
-    state = jax.device_put(state, layout(mesh))
+    state = place(state, layout(mesh))
     first = parts_of(row_map(source[0]), shape.parts)
     train_step = make_train_step(graphdef, config.clip_norm, mesh, config.optimizer, config.compute, config.remat)
     step = compiled(train_step, state, first, np.zeros(len(Hyper._fields), np.float32))
@@ -196,14 +203,13 @@ def train(
     # 2. Take up the last checkpoint: state, place in the data, counters and clock together.
     batches, counts, loss, checkpoints = iterate(source, row_map=row_map), Counts(), math.nan, None
     if runtime.directory is not None and runtime.checkpoint_every_steps:
-        identity = run_identity(config, columns, shape, state)
         checkpoints = Checkpoints(runtime.directory / "checkpoint", identity=identity)
         saved = checkpoints.restore(state)
         if saved is not None:
             state, counts, data_state, loss = saved
             batches.set_state(data_state)
 
-    log_path = None if runtime.directory is None else runtime.directory / "metrics.jsonl"
+    log_path = None if runtime.directory is None or not is_first() else runtime.directory / "metrics.jsonl"
     pending: Pending | None = None
     with MetricsLogger(log_path, resumed_step=counts.num_steps) as log:
         clock = Clock(counts)
@@ -212,7 +218,7 @@ def train(
             batch = next(batches)
             hyper = config.hyper_at(counts.num_steps, num_steps)
             # 4. Dispatch the step, then count what it was given.
-            state, metrics = step(state, parts_of(batch, shape.parts), np.asarray(hyper, np.float32))
+            state, metrics = step(state, *feed(parts_of(batch, shape.parts), np.asarray(hyper, np.float32)))
             count(counts, batch)
             # 5. Only now read the step before: the device was busy meanwhile.
             previous, pending = pending, Pending(metrics, counts.num_steps, counts.num_examples, hyper.learning_rate, batch)
@@ -221,9 +227,12 @@ def train(
                 if previous.step % runtime.log_every_steps == 0:
                     log.write(previous.step, **previous.report(), **rates(counts, clock.read(), runtime.flops_of, mesh))
             # 6. Checkpoint with the clock stopped; a broken state is never saved.
-            is_told = runtime.should_stop is not None and runtime.should_stop() and counts.num_steps < num_steps
+            is_told = should_stop is not None and should_stop() and counts.num_steps < num_steps
             if checkpoints is not None and (is_told or counts.num_steps % runtime.checkpoint_every_steps == 0):
                 loss = pending.finite_loss(columns)
+                if pending.step % runtime.log_every_steps == 0:  # the checkpoint's step is not done again to be logged
+                    log.write(pending.step, **pending.report(), **rates(counts, clock.read(), runtime.flops_of, mesh))
+                    pending = None
                 clock.stop()
                 if not all_finite(state):  # the step's loss was of the parameters before it
                     raise diverged("a parameter is not a number", counts.num_steps)
@@ -233,7 +242,7 @@ def train(
                 raise Stopped(f"told to stop after step {counts.num_steps} of {num_steps}")
             if runtime.on_step is not None:
                 runtime.on_step(counts, num_steps)
-            if runtime.profile and runtime.directory is not None:
+            if runtime.profile and runtime.directory is not None and is_first():
                 _profile(runtime.directory, counts.num_steps, num_steps)
         # 7. The last step's metrics; the clock ends when its results are there.
         jax.block_until_ready(state)
@@ -243,7 +252,7 @@ def train(
             log.write(pending.step, **pending.report(), **rates(counts, counts.train_secs, runtime.flops_of, mesh))
     if checkpoints is not None:
         checkpoints.close()
-    state = jax.device_put(state, jax.devices()[0])  # scoring runs on one device
+    state = collect(state)  # scoring runs on one device
     trained = nnx.merge(graphdef, nnx.State(state.dense), nnx.State(state.rest))
     return TrainResult(
         model=trained,
@@ -288,10 +297,11 @@ def train_mesh(num_parts: int) -> Mesh:
       InputError: the devices cannot have an equal number of parts each.
     """
     count = jax.device_count()
-    if num_parts == 1:
+    if num_parts == 1 and jax.process_count() == 1:
         return make_mesh(devices=jax.devices()[:1])
     if num_parts % count:
-        raise InputError(f"num_parts {num_parts}: {count} devices cannot share them out; give a multiple of {count}, or 1")
+        alone = ", or 1" if jax.process_count() == 1 else ""
+        raise InputError(f"num_parts {num_parts}: {count} devices cannot share them out; give a multiple of {count}{alone}")
     return make_mesh()
 
 

@@ -267,6 +267,8 @@ def _check(runs: Sequence[PackedRun], shape: BatchShape | None) -> BatchShape:
     """Return the batch shape of all runs, or name what one program cannot hold together."""
     if not runs:
         raise InputError("packed runs: none given; give at least one")
+    if jax.process_count() > 1:
+        raise InputError(f"packed runs: in {jax.process_count()} processes; train them in one, or one after the other")
     first = runs[0]
     shapes = [shape or batch_shape(run.columns, run.config) for run in runs]
     for i, run in enumerate(runs):

@@ -17,7 +17,7 @@ from unisc.data.columns import Columns
 from unisc.data.features import Batch
 from unisc.data.pack import BatchShape
 from unisc.errors import InputError
-from unisc.train.checkpoint import Counts
+from unisc.train.checkpoint import Counts, without_keys
 from unisc.train.finite import not_finite
 from unisc.train.state import TrainState
 from unisc.train.step import StepMetrics
@@ -121,3 +121,11 @@ def run_identity(config: Any, columns: Columns | Blocks, shape: BatchShape, stat
     data = [columns.cache.name, columns.num_requests, columns.num_examples, columns.spec.history_len]
     parts = [dataclasses.asdict(config), data, dataclasses.asdict(shape), shapes]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest(state: TrainState) -> str:
+    """Name the values of a state that is on this process's devices alone."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(without_keys(state)):
+        found.update(np.asarray(leaf).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()[:16]

@@ -121,3 +121,18 @@ def update_rows(
             out[name] = moments[name].at[unique_rows].set(value, mode="drop", wrap_negative_indices=False)
     stored = to_store(rows - rate * delta, table.dtype, salt)
     return table.at[unique_rows].set(stored, mode="drop", wrap_negative_indices=False), out
+
+
+def streams_of_part(rest: dict[Any, Any], first: dict[Any, Any], part: Int[Array, ""] | None) -> dict[Any, Any]:
+    """Return `rest` with its streams of random numbers as they begin a part of a step; `first` holds those of the step's start.
+
+    A part of the batch draws by its own key, so that draws hang on the part and not on which device has it. With None the keys
+    are again those of `first`, and the counts what they have come to: as after one part, however many there were.
+    """
+    if not isinstance(rest, dict):
+        return rest
+    if rest.keys() >= {"key", "count"}:  # nnx.RngStream
+        if part is None:
+            return {**rest, "key": first["key"]}
+        return {**rest, "key": jax.random.fold_in(first["key"], part), "count": first["count"]}
+    return {name: streams_of_part(value, first[name], part) for name, value in rest.items()}

@@ -13,15 +13,15 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from unisc.data.features import BY_ROW, Batch
-from unisc.mesh import DATA, MODEL, sharding
+from unisc.mesh import DATA, MODEL, place, sharding
 from unisc.nn.recompute import recomputing
 from unisc.nn.tables import compose
 from unisc.objectives.ranking import RankingLoss, ranking_loss
 from unisc.train.optimizers import DenseOptimizer, dense_optimizer, is_decayed
-from unisc.train.state import TrainState, layout, read_rows, update_rows
+from unisc.train.state import TrainState, layout, read_rows, streams_of_part, update_rows
 
 AXES = (DATA, MODEL)
 """Every device takes a share of the batch and of the table's rows."""
@@ -69,11 +69,26 @@ def make_train_step(
     for each batch shape.
     """
     on_device = step_body(graphdef, clip_norm, optimizer_name, compute, remat=remat, axes=AXES)
-    states, batches, everywhere = layout(mesh), sharding(mesh, "batch"), sharding(mesh)
-    parts = Batch._make(everywhere if name in BY_ROW else batches for name in Batch._fields)
+    states, everywhere, parts = layout(mesh), sharding(mesh), _parts_layout(mesh)
     specs = jax.tree.map(lambda s: s.spec, ((states, parts, everywhere), (states, everywhere)))
     local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
     return jax.jit(local, donate_argnums=0, in_shardings=(states, parts, everywhere), out_shardings=(states, everywhere))
+
+
+def _parts_layout(mesh: Mesh) -> Batch:
+    batches, everywhere = sharding(mesh, "batch"), sharding(mesh)
+    return Batch._make(everywhere if name in BY_ROW else batches for name in Batch._fields)
+
+
+def make_feed(mesh: Mesh) -> Callable[[Batch, np.ndarray], tuple[Any, Any]]:
+    """Return what makes a step's host arrays, of which every process has the whole, arrays over all devices.
+
+    A process on its own leaves them as they are: the step's call moves them, and faster.
+    """
+    if jax.process_count() == 1:
+        return lambda parts, hyper: (parts, hyper)
+    layout_of_parts, everywhere = _parts_layout(mesh), sharding(mesh)
+    return lambda parts, hyper: (place(parts, layout_of_parts), place(hyper, everywhere))
 
 
 @functools.lru_cache(maxsize=32)
@@ -158,8 +173,12 @@ def step_body(
             _, _, rest = nnx.split(model, nnx.Param, ...)
             return (loss.mean + jnp.asarray(penalty, jnp.float32)) * share, (loss, nnx.to_pure_dict(rest))
 
-        def add_part(so_far: Any, part: Batch) -> tuple[Any, None]:
-            total, rest = so_far
+        num_local = batch.labels.shape[0]
+        num_parts = num_local * jax.lax.psum(1, axes)
+
+        def add_part(so_far: Any, given: tuple[Batch, Int[Array, ""]]) -> tuple[Any, None]:
+            (total, rest), (part, index) = so_far, given
+            rest = rest if num_parts == 1 else streams_of_part(rest, state.rest, index)
             part = part._replace(**{name: getattr(batch, name) for name in BY_ROW})
             slope = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
             (_, (loss, rest)), (dense_grads, row_grads) = slope(state.dense, rows, rest, part)
@@ -171,10 +190,12 @@ def step_body(
         per_task = jnp.zeros_like(task_weights)
         nothing = (jnp.zeros(()), per_task, per_task, jax.tree.map(jnp.zeros_like, state.dense), jnp.zeros_like(rows))
         parts = Batch._make(None if name in BY_ROW else x for name, x in batch._asdict().items())
-        if batch.labels.shape[0] == 1:
-            (total, rest), _ = add_part((nothing, state.rest), jax.tree.map(lambda x: x[0], parts))
+        which = jax.lax.axis_index(axes) * num_local + jnp.arange(num_local)
+        if num_local == 1:
+            (total, rest), _ = add_part((nothing, state.rest), jax.tree.map(lambda x: x[0], (parts, which)))
         else:
-            (total, rest), _ = jax.lax.scan(add_part, (nothing, state.rest), parts)
+            (total, rest), _ = jax.lax.scan(add_part, (nothing, state.rest), (parts, which))
+        rest = rest if num_parts == 1 else streams_of_part(rest, state.rest, None)
         mean, loss_sum, weight_sum, dense_grads, row_grads = jax.lax.psum(total, axes)
         # What a model measures as it goes, each device has measured on its own parts; counts have moved alike on all.
         rest = jax.tree.map(lambda x: jax.lax.pmean(x, axes) if jnp.issubdtype(x.dtype, jnp.floating) else x, rest)

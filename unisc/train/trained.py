@@ -21,6 +21,7 @@ from unisc.data import manifest
 from unisc.data.encode import ENCODING_VERSION
 from unisc.data.features import FeatureSpec
 from unisc.data.hashing import Collision, HashConfig, RowMap
+from unisc.distributed import is_first
 from unisc.errors import InputError
 from unisc.files import explained
 from unisc.models import zoo
@@ -65,7 +66,12 @@ class Trained:
 def save_model(
     directory: Path, trained: TrainResult, *, model: zoo.RankerConfig, train: TrainConfig, list_len: int, samples: Path
 ) -> None:
-    """Write the trained ranker into `directory`; `samples` is what it was trained on, `list_len` that of its evaluation."""
+    """Write the trained ranker into `directory`; `samples` is what it was trained on, `list_len` that of its evaluation.
+
+    Of several processes the first does.
+    """
+    if not is_first():
+        return
     made = manifest.read(samples, kind="samples")
     about = About(
         model=model,
