@@ -6,6 +6,7 @@ label them; pseudo requests are `searchified`. Every composition mixes its kinds
 rate is that of the kind in this mix; a law of diminishing worth within one kind could not be told from it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -224,7 +225,7 @@ def _seed_intervals(study: StudyResult, one: Rates) -> list[Interval] | None:
 
 
 def _backtest(one: Rates) -> dict[str, Any] | None:
-    """Predict the largest size by both laws fitted without it."""
+    """Predict the largest size by both laws fitted without it; None where a law cannot, or predicts no finite loss."""
     errors: dict[str, Any] = {}
     for name, law in (("additive", one.additive), ("interacting", one.interacting)):
         columns = [*law.problem.axes, law.contract.to_metric(law.problem.loss)]
@@ -235,7 +236,7 @@ def _backtest(one: Rates) -> dict[str, Any] | None:
         errors[name] = test.scores[law.law.name].mean_absolute
         errors |= {"carry_forward": test.scores["carry_forward"].mean_absolute, "num_train": test.fit.num_runs}
         errors["num_held"] = len(test.measured)
-    return errors
+    return errors if all(math.isfinite(error) for error in errors.values()) else None
 
 
 def _size_by_volume(study: StudyResult) -> dict[str, Any]:

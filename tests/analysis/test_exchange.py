@@ -1,12 +1,15 @@
 """The composition law of a study recovers what was planted, and says what it cannot tell."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from analysis import equal_counts, exchange
+from analysis import equal_counts, exchange, prose
 from analysis.study import StudyResult
 from unisc.errors import InputError
 from unisc.scaling import Interval
+from unisc.scaling.backtest import leave_largest_out
 
 
 def law_of(study, isolation):
@@ -94,3 +97,15 @@ def test_equal_counts_that_are_not_equal_are_refused(synthetic):
     study.runs["num_examples"][cut] *= 1.2
     with pytest.raises(InputError, match=r"off by 20% from the 410,000 samples"):
         equal_counts.compare(study)
+
+
+def test_a_law_that_predicts_no_finite_loss_has_no_backtest(synthetic, monkeypatch):
+    def diverging(name, *columns, **options):
+        test = leave_largest_out(name, *columns, **options)
+        score = replace(test.scores[name], mean_absolute=float("inf"))
+        return replace(test, scores={**test.scores, name: score})
+
+    monkeypatch.setattr(exchange, "leave_largest_out", diverging)
+    law = law_of(synthetic.paper_study(noise=3.0), "both")[1]
+    assert law["backtest"] is None
+    assert "Without the largest size" not in prose.exchange_interaction(law)
