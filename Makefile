@@ -37,7 +37,7 @@ $(VENV)/.study: $(VENV)/.venv pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.study
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,notebooks,ray,spark]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,notebooks,objects,ray,spark,tensorboard]'
 	touch $@
 
 clean:
