@@ -15,11 +15,11 @@ from typing import Any
 
 from experiments import rankers
 from sweeps import uniscale
+from sweeps.planning import counted, preset_named
 from sweeps.rankers import interval
 from unisc.config import Runtime, override
 from unisc.data.columns import load
 from unisc.errors import InputError, run_command
-from unisc.models import zoo
 from unisc.nn.slots import CONTEXTS, Context
 from unisc.sweep.launch.local import run_sweep
 from unisc.sweep.plan import Run
@@ -33,41 +33,36 @@ SEEDS = MappingProxyType({"smoke": (0, 1), "laptop": (0, 1, 2, 3, 4)})
 
 def prepare(root: Path, *, preset: str) -> None:
     """Make the study's logs and samples in `root` where they are missing. Raises InputError for an unknown preset."""
-    seeds_of(preset)
+    preset_named(SEEDS, preset)
     uniscale.prepare(root, preset=preset)
 
 
 def data_dir(root: Path, *, preset: str) -> Path:
     """Return the samples that the runs read."""
-    seeds_of(preset)
+    preset_named(SEEDS, preset)
     return root / "samples" / "exposed"
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:
     """List a preset's runs. Raises InputError for an unknown preset."""
     samples = data_dir(root, preset=preset)
-    return list(pairs(samples, models=MODELS, size="xs" if preset == "smoke" else "s", seeds=seeds_of(preset)).values())
-
-
-def seeds_of(preset: str) -> tuple[int, ...]:
-    """Return a preset's seeds. Raises InputError where there is none of that name."""
-    if preset not in SEEDS:
-        raise InputError(f"unknown preset {preset!r}; the presets are: {', '.join(SEEDS)}")
-    return SEEDS[preset]
+    size, seeds = "xs" if preset == "smoke" else "s", preset_named(SEEDS, preset)
+    return list(pairs(samples, models=MODELS, size=size, seeds=seeds).values())
 
 
 def pairs(samples: Path, *, models: Sequence[str], size: str, seeds: Sequence[int]) -> dict[tuple[str, Context, int], Run]:
     """Return the runs by model, context and seed."""
-    spec = load(samples, "train", history_len=20).spec
+    data = load(samples, "train", history_len=20)
+    volume = {"num_examples": data.num_examples, "num_requests": data.num_requests}
     planned = {}
     for model in models:
         for context in CONTEXTS:
             for seed in seeds:
                 config = override(rankers.default(samples, model=model, size=size, seed=seed), {"model.context": context})
-                flops = zoo.RANKERS[model].flops_per_example(config.model, spec)
+                facts = counted(config.model, data.spec, **volume, num_epochs=config.train.num_epochs)
                 label = f"{model} {size} {context}"
                 planned[model, context, seed] = Run.of(
-                    rankers, config, cost=float(flops.candidate), label=f"{label} seed {seed}", compile_key=label
+                    rankers, config, label=f"{label} seed {seed}", compile_key=label, **facts
                 )
     return planned
 

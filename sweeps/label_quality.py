@@ -22,6 +22,7 @@ from data_gen.marketplace.config import preset as shop_preset
 from experiments import label_quality
 from experiments.label_quality import Config
 from experiments.uniscale import DataConfig
+from sweeps.planning import counted, preset_named
 from sweeps.stages import Stages, make_logs
 from sweeps.uniscale import HISTORY_LEN, REQUESTS_A_USER, base
 from unisc.config import override, to_plain
@@ -29,8 +30,6 @@ from unisc.data import manifest
 from unisc.data.columns import load
 from unisc.errors import InputError
 from unisc.files import write_atomic
-from unisc.models import zoo
-from unisc.sweep.budget import cost_units
 from unisc.sweep.plan import Run
 
 NAME = "labels.json"
@@ -132,13 +131,6 @@ TRAFFIC = MappingProxyType({"search_share": 0.3, "rec_share": 0.6, "domain_overl
 own shop one click label in seven is attributed, here one in five."""
 
 
-def preset_named(preset: str) -> Preset:
-    """Return a preset. Raises InputError for an unknown name."""
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; the presets are: {', '.join(PRESETS)}")
-    return PRESETS[preset]
-
-
 def shop(preset: Preset) -> MarketplaceConfig:
     """Return the shop of a preset."""
     users = preset.requests // REQUESTS_A_USER
@@ -151,7 +143,7 @@ def prepare(root: Path, *, preset: str) -> None:
     Raises:
       InputError: an unknown preset, or logs or samples of another configuration in the way.
     """
-    chosen, stages = preset_named(preset), Stages(root, root, workers=0)
+    chosen, stages = preset_named(PRESETS, preset), Stages(root, root, workers=0)
     logs = make_logs(shop(chosen), root / "logs", stages)
     known = _read(root)
     found = {}
@@ -173,7 +165,7 @@ def runs(root: Path, *, preset: str) -> list[Run]:
     Raises:
       InputError: an unknown preset, or samples that are not there.
     """
-    chosen = preset_named(preset)
+    chosen = preset_named(PRESETS, preset)
     found = [(one, 1.0) for one in chosen.degradations]
     found += [(BASE, fraction) for fraction in chosen.fractions if fraction < 1]
     return [_plan(root, chosen, one, fraction, seed) for one, fraction in found for seed in chosen.seeds]
@@ -185,14 +177,12 @@ def _plan(root: Path, preset: Preset, one: Degradation, fraction: float, seed: i
     data = DataConfig(samples=made["fingerprint"], composition=made["composition"], fraction=fraction, history_len=HISTORY_LEN)
     config = override(base(preset.size, data=data, num_full_requests=preset.num_full_requests), {"train.seed": seed})
     columns = load(samples, "train", history_len=HISTORY_LEN, fraction=fraction)
-    flops = zoo.ranker_of(config.model).flops_per_example(config.model, columns.spec)
-    work = flops.train(num_candidates=columns.num_examples, num_requests=columns.num_requests)
     return Run.of(
         label_quality,
         Config(degradation=one.name, run=config),
-        cost=cost_units(work),
         label=f"{one.name}@{fraction:g}/{preset.size}/seed{seed}",
         compile_key=preset.size,
+        **counted(config.model, columns.spec, num_examples=columns.num_examples, num_requests=columns.num_requests),
     )
 
 

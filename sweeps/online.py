@@ -30,6 +30,7 @@ from experiments import online
 from experiments.rankers import LIST_LEN, LISTWISE
 from experiments.uniscale import Config, DataConfig
 from sweeps import uniscale
+from sweeps.planning import preset_named
 from sweeps.stages import Stages, make_logs, make_samples
 from unisc.config import Runtime
 from unisc.data import manifest
@@ -81,12 +82,6 @@ PRESETS = MappingProxyType(
 )
 
 
-def _preset(name: str) -> Preset:
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
 def _shop(preset: Preset) -> MarketplaceConfig:
     users = preset.logged // uniscale.REQUESTS_A_USER
     return shop_preset("default", seed=1, requests=preset.logged, users=users, **uniscale.TRAFFIC)
@@ -94,14 +89,14 @@ def _shop(preset: Preset) -> MarketplaceConfig:
 
 def prepare(root: Path, *, preset: str) -> None:
     """Make the logs and samples of a preset under `root` where they are missing. Raises InputError for an unknown preset."""
-    chosen, stages = _preset(preset), Stages(root, root, workers=0)
+    chosen, stages = preset_named(PRESETS, preset), Stages(root, root, workers=0)
     make_logs(_shop(chosen), root / "logs", stages)
     make_samples(root / "logs", root / "samples", (COMPOSITION,), stages)
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:
     """Plan the training of a preset's zoo on the samples under `root`. Raises InputError for an unknown preset."""
-    chosen = _preset(preset)
+    chosen = preset_named(PRESETS, preset)
     samples = root / "samples" / COMPOSITION
     fingerprint = manifest.read(samples, kind="samples")["fingerprint"]
     columns = load(samples, "train", history_len=uniscale.HISTORY_LEN)
@@ -135,7 +130,8 @@ def find_rankers(folder: Path) -> list[Path]:
     Raises:
       InputError: there is none.
     """
-    found = {file.parent for depth in ("", "*/", "*/work/", "runs/*/work/") for file in folder.glob(depth + NAME)}
+    places = (Path(), Path("*"), Path("*", "work"), Path("runs", "*", "work"))
+    found = {file.parent for place in places for file in folder.glob(str(place / NAME))}
     if not found:
         raise InputError(f"{folder}: holds no trained ranker ({NAME}); give a sweep's directory or a folder of such folders")
     return sorted(found)
@@ -237,7 +233,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
-    chosen = _preset(args.preset)
+    chosen = preset_named(PRESETS, args.preset)
     settings = online.Settings(
         requests=chosen.requests if args.requests is None else args.requests, seed=args.seed, days=args.days
     )

@@ -29,15 +29,14 @@ from data_gen.marketplace.config import MarketplaceConfig
 from data_gen.marketplace.config import preset as shop_preset
 from experiments import phase
 from experiments.phase import COMPOSITION, Config, DataConfig, Queries, folder, kept
+from sweeps.planning import counted, preset_named
 from sweeps.stages import Stages, make_logs, make_samples
 from sweeps.uniscale import HISTORY_LEN, LADDER, LEARNING_RATE, REQUESTS_A_USER
 from unisc.config import Runtime
 from unisc.data import manifest
 from unisc.data.columns import Columns, load
 from unisc.errors import InputError, run_command
-from unisc.models import zoo
 from unisc.models.hhsft import Isolation
-from unisc.sweep.budget import cost_units
 from unisc.sweep.plan import Run
 from unisc.train.evaluate import EvalConfig
 from unisc.train.loop import TrainConfig
@@ -85,13 +84,6 @@ PRESETS = MappingProxyType(
 )
 
 
-def preset_named(name: str) -> Preset:
-    """Return a preset. Raises InputError if there is none of that name."""
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
 def world(overlap: float, seed: int) -> int:
     """Return the random seed of the shop of an overlap and a run's seed: no two of them share one."""
     return 1_000_000 * (seed + 1) + round(100_000 * overlap)
@@ -127,7 +119,7 @@ def prepare(root: Path, *, preset: str) -> None:
     Raises:
       InputError: an unknown preset, or shops of another preset or version in the way.
     """
-    chosen, stages = preset_named(preset), Stages(root, root, workers=0)
+    chosen, stages = preset_named(PRESETS, preset), Stages(root, root, workers=0)
     for overlap, seed in shops(chosen):
         at = folder(root, overlap, world(overlap, seed))
         with stages("logs"):
@@ -142,7 +134,7 @@ def runs(root: Path, *, preset: str) -> list[Run]:
     Raises:
       InputError: an unknown preset, or a shop that `prepare` has not made.
     """
-    chosen = preset_named(preset)
+    chosen = preset_named(PRESETS, preset)
     planned = []
     for overlap, seed in shops(chosen):
         samples = folder(root, overlap, world(overlap, seed)) / "samples" / COMPOSITION
@@ -194,15 +186,14 @@ def point(preset: Preset, size: str, isolation: Isolation, overlap: float, seed:
 def plan(study: str, config: Config, columns: Columns) -> Run:
     """Plan one run; its cost is counted FLOPs of training on the samples of `columns` that it keeps."""
     lengths = (columns.candidate_offsets[1:] - columns.candidate_offsets[:-1])[kept(columns.domain, config.data)]
-    flops = zoo.ranker_of(config.model).flops_per_example(config.model, columns.spec)
-    work = config.train.num_epochs * flops.train(num_candidates=int(lengths.sum()), num_requests=len(lengths))
+    volume = {"num_examples": int(lengths.sum()), "num_requests": len(lengths), "num_epochs": config.train.num_epochs}
     data, isolation = config.data, config.model.isolation
     return Run.of(
         phase,
         config,
-        cost=cost_units(work),
         label=f"{study}/{config.size}/overlap{data.overlap:g}@{data.foreign:g}/{isolation}/seed{config.train.seed}",
         compile_key=f"{config.size}/{isolation}",
+        **counted(config.model, columns.spec, **volume),
     )
 
 

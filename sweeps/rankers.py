@@ -17,9 +17,10 @@ from scipy import stats
 
 from experiments import next_item, rankers
 from sweeps import uniscale
+from sweeps.planning import counted, preset_named
 from unisc.config import Runtime, override
 from unisc.data.columns import load
-from unisc.errors import InputError, run_command
+from unisc.errors import run_command
 from unisc.models import zoo
 from unisc.sweep.launch.local import run_sweep
 from unisc.sweep.plan import Run
@@ -33,27 +34,20 @@ PRESETS = MappingProxyType({"smoke": (("xs",), (0,)), "laptop": (("s",), (0, 1, 
 
 def prepare(root: Path, *, preset: str) -> None:
     """Make the study's logs and samples in `root` where they are missing. Raises InputError for an unknown preset."""
-    preset_named(preset)
+    preset_named(PRESETS, preset)
     uniscale.prepare(root, preset=preset)
 
 
 def data_dir(root: Path, *, preset: str) -> Path:
     """Return the samples that the runs read."""
-    preset_named(preset)
+    preset_named(PRESETS, preset)
     return root / "samples" / "exposed"
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:
     """List a preset's runs, every architecture in it. Raises InputError for an unknown preset."""
-    sizes, seeds = preset_named(preset)
+    sizes, seeds = preset_named(PRESETS, preset)
     return grid(data_dir(root, preset=preset), models=list(zoo.RANKERS), sizes=sizes, seeds=seeds, fraction=1.0)
-
-
-def preset_named(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return a preset's sizes and seeds. Raises InputError where there is none of that name."""
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 def grid(
@@ -67,18 +61,22 @@ def grid(
 ) -> list[Run]:
     """List the runs, largest first."""
     data = load(samples, "train", history_len=20)
-    volume = {"num_candidates": data.num_examples, "num_requests": data.num_requests}
+    num_examples, num_requests = round(fraction * data.num_examples), round(fraction * data.num_requests)
     planned = []
     for model in models:
         for size in sizes:
             for seed in seeds:
                 config = experiment.default(samples, model=model, size=size, seed=seed)
                 config = override(config, {"data.fraction": fraction})
-                flops = zoo.RANKERS[model].flops_per_example(config.model, data.spec)
-                cost, label = float(flops.train(**volume)), f"{model} {size} seed {seed}"
-                dense = zoo.RANKERS[model].num_params(config.model, data.spec).dense
-                facts = {"num_params": dense, "num_examples": round(fraction * data.num_examples), "train_flops": cost}
-                planned.append(Run.of(experiment, config, cost=cost, label=label, compile_key=f"{model} {size}", **facts))
+                facts = counted(
+                    config.model,
+                    data.spec,
+                    num_examples=num_examples,
+                    num_requests=num_requests,
+                    num_epochs=config.train.num_epochs,
+                )
+                label = f"{model} {size}"
+                planned.append(Run.of(experiment, config, label=f"{label} seed {seed}", compile_key=label, **facts))
     return sorted(planned, key=lambda run: -run.cost)
 
 

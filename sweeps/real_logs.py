@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.uniscale import Config, DataConfig, with_isolation
+from sweeps.planning import preset_named
 from sweeps.stages import Stages
 from sweeps.uniscale import HISTORY_LEN, base, finish, plan, volumes
 from unisc.config import override
@@ -69,12 +70,6 @@ class Source:
     rules: Rules
     table_learning_rate: float
 
-    def preset(self, name: str) -> Preset:
-        """Return a preset by name, or raise InputError."""
-        if name not in self.presets:
-            raise InputError(f"unknown preset {name!r} for {self.name}; the presets are: {', '.join(self.presets)}")
-        return self.presets[name]
-
     def data(self) -> Path:
         """Return the folder of the source files.
 
@@ -96,7 +91,7 @@ def prepare(source: Source, root: Path, *, preset: str) -> None:
     Raises:
       InputError: what is there is of other logs or another configuration, or is missing and the source is not at hand.
     """
-    source.preset(preset)
+    preset_named(source.presets, preset)
     made = [root / "samples" / name / manifest.NAME for name in source.compositions]
     try:
         path = source.data()
@@ -112,7 +107,7 @@ def prepare(source: Source, root: Path, *, preset: str) -> None:
 
 def runs(source: Source, root: Path, *, preset: str) -> list[Run]:
     """Plan a preset's runs on the samples under `root`, each with its predicted cost."""
-    chosen = source.preset(preset)
+    chosen = preset_named(source.presets, preset)
     columns = {c: load(root / "samples" / c, "train", history_len=HISTORY_LEN) for c in source.compositions}
     samples = {c: manifest.read(root / "samples" / c, kind="samples")["fingerprint"] for c in source.compositions}
     num_examples = {c: of.num_examples for c, of in columns.items()}
@@ -170,7 +165,7 @@ def write_floors(source: Source, root: Path) -> dict[str, dict[str, np.ndarray]]
 
 def study(source: Source, *, path: Path, preset: str, out: Path, work: Path, workers: int) -> Path:
     """Run the study on a folder of real logs and write its report to `out`; return the page's path."""
-    source.preset(preset)
+    preset_named(source.presets, preset)
     stages = Stages(work, out, workers=workers)
     with stages("logs"):
         logs, samples = source.make(path, work, stages)

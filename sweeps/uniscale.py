@@ -17,16 +17,15 @@ from data_gen.marketplace.config import preset as shop_preset
 from experiments import uniscale
 from experiments.uniscale import Config, DataConfig
 from sweeps import peers
+from sweeps.planning import counted, preset_named
 from sweeps.stages import Stages, make_logs, make_samples
 from unisc.config import Runtime, override
 from unisc.data import manifest
 from unisc.data.columns import Columns, load
 from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
-from unisc.models import zoo
 from unisc.models.hhsft import ISOLATIONS
 from unisc.models.ladder import dlrm_ladder, hhsft_ladder
-from unisc.sweep.budget import cost_units
 from unisc.sweep.plan import Run
 from unisc.train.evaluate import EvalConfig
 from unisc.train.loop import TrainConfig
@@ -206,23 +205,16 @@ def points(preset: Preset, samples: Mapping[str, str]) -> list[tuple[str, Config
 
 def prepare(root: Path, *, preset: str) -> None:
     """Make a preset's logs and samples in `root` where they are missing. Raises InputError for an unknown preset."""
-    chosen, stages = preset_named(preset), Stages(root, root, workers=0)
+    chosen, stages = preset_named(PRESETS, preset), Stages(root, root, workers=0)
     make_logs(shop(chosen), root / "logs", stages)
     make_samples(root / "logs", root / "samples", chosen.compositions, stages)
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:
     """Plan a preset's runs on what `prepare` has made in `root`. Raises InputError for an unknown preset."""
-    chosen = preset_named(preset)
+    chosen = preset_named(PRESETS, preset)
     samples = {c: manifest.read(root / "samples" / c, kind="samples")["fingerprint"] for c in chosen.compositions}
     return planned_runs(chosen, root, samples)
-
-
-def preset_named(name: str) -> Preset:
-    """Return a preset. Raises InputError where there is none of that name."""
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 def planned_runs(preset: Preset, root: Path, samples: Mapping[str, str]) -> list[Run]:
@@ -253,26 +245,20 @@ def _equal_volumes(preset: Preset, samples: Mapping[str, str], columns: Mapping[
 def plan(study: str, config: Config, columns: Columns) -> Run:
     """Plan one run; its cost is counted FLOPs of training on its share of `columns`."""
     share = columns.first(max(1, round(config.data.fraction * columns.num_requests)))
-    ranker = zoo.ranker_of(config.model)
-    flops = ranker.flops_per_example(config.model, columns.spec)
-    work = flops.train(num_candidates=share.num_examples, num_requests=share.num_requests)
     isolation = getattr(config.model, "isolation", "mlp")
     data = f"{config.data.composition}@{config.data.fraction:g}"
     return Run.of(
         uniscale,
         config,
-        cost=cost_units(work),
         label=f"{study}/{config.size}/{data}/{isolation}/seed{config.train.seed}",
         compile_key=f"{config.size}/{isolation}/{config.data.composition}",
-        num_params=ranker.num_params(config.model, columns.spec).dense,
-        num_examples=share.num_examples,
-        train_flops=work,
+        **counted(config.model, columns.spec, num_examples=share.num_examples, num_requests=share.num_requests),
     )
 
 
 def study(*, preset: str, out: Path, work: Path, workers: int) -> Path:
     """Run the study on the generated shop and write its report to `out`; return the page's path."""
-    chosen = preset_named(preset)
+    chosen = preset_named(PRESETS, preset)
     stages = Stages(work, out, workers=workers)
     with stages("logs"):
         logs = make_logs(shop(chosen), work / "logs", stages)

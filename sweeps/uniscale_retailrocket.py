@@ -17,6 +17,7 @@ item bought is never bought again, a view is almost never of an item touched bef
 view by construction, more than in a log of all events. Visitors and items have no features. There is no oracle.
 """
 
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +33,6 @@ from unisc.config import to_plain
 from unisc.data import manifest
 from unisc.data.columns import Columns
 from unisc.errors import InputError
-from unisc.sweep.plan import Run
 
 TABLE_LEARNING_RATE = 0.03
 """As on trivago: most items are met once or twice."""
@@ -99,12 +99,4 @@ SOURCE = Source(
     table_learning_rate=TABLE_LEARNING_RATE,
 )
 
-
-def prepare(root: Path, *, preset: str) -> None:
-    """Make logs, samples and floors under `root` where they are missing, from the folder UNISC_REAL_DATA names."""
-    real_logs.prepare(SOURCE, root, preset=preset)
-
-
-def runs(root: Path, *, preset: str) -> list[Run]:
-    """Plan a preset's runs on the samples under `root`."""
-    return real_logs.runs(SOURCE, root, preset=preset)
+prepare, runs = partial(real_logs.prepare, SOURCE), partial(real_logs.runs, SOURCE)

@@ -7,6 +7,7 @@ oracle. Every train list is a search, so isolation has no foreign domain to keep
 difference would be one of structure. MRR and NDCG stand beside three floors, computed on the same lists.
 """
 
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +21,6 @@ from sweeps.stages import Stages, make_samples
 from unisc.data import manifest
 from unisc.data.columns import Columns
 from unisc.errors import InputError
-from unisc.sweep.plan import Run
 
 COMPOSITIONS = ("exposed", "attributed")
 """The two that differ on these logs; `attributed` is the entire-space one."""
@@ -80,12 +80,4 @@ SOURCE = Source(
     table_learning_rate=TABLE_LEARNING_RATE,
 )
 
-
-def prepare(root: Path, *, preset: str) -> None:
-    """Make logs, samples and floors under `root` where they are missing, from the folder UNISC_REAL_DATA names."""
-    real_logs.prepare(SOURCE, root, preset=preset)
-
-
-def runs(root: Path, *, preset: str) -> list[Run]:
-    """Plan a preset's runs on the samples under `root`."""
-    return real_logs.runs(SOURCE, root, preset=preset)
+prepare, runs = partial(real_logs.prepare, SOURCE), partial(real_logs.runs, SOURCE)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float64, Int64
 
 from data_gen.public.item_to_item import ItemToItem, Lists
+from data_gen.public.retrieved_rows import UNSEEN
 from unisc.data.schema import KINDS, NUMBER, SAMPLES
 
 HISTORY_LEN = 50
@@ -207,12 +208,9 @@ def rows(events: Events, requests: Requests, proposed: Proposed, *, window: int,
         "history_kind": history(np.array([KINDS.index(kind) for kind in events.domains])[events.domain[latest]]),
         "history_domain": history(events.domain[latest]),
         "history_age": history(np.repeat(requests.ts, lengths) - events.ts[latest]),
+        **{name: candidates(value) for name, value in UNSEEN.items()},
         "item_id": candidates(items),
-        "exposed": candidates(True),
-        "position": candidates(-1),
         "rank": candidates(slots),
-        "price": candidates(np.nan),
-        "propensity": candidates(np.nan),
         "probability": candidates(1.0),
         "touches": candidates(np.minimum(touches, np.iinfo(np.int16).max)),
         "touch_age": candidates(np.where(touches > 0, ts - last, -1)),
@@ -220,12 +218,6 @@ def rows(events: Events, requests: Requests, proposed: Proposed, *, window: int,
         "click_level": candidates(level),
         "click_origin": candidates(origin),
         "click_ts": candidates(when),
-        "click_weight": candidates(1.0),
-        "purchase": candidates(0),
-        "purchase_level": candidates(0),
-        "purchase_origin": candidates(-1),
-        "purchase_ts": candidates(-1),
-        "purchase_weight": candidates(1.0),
     }
     best = scores.max(axis=1, keepdims=True, initial=0)
     numbers = (

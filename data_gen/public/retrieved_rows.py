@@ -1,5 +1,6 @@
 """Proposed candidates as rows of samples; what the columns mean where nothing was recorded is said in `retrieved`."""
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,22 @@ HISTORY_LEN = 50
 """Latest items of a history that a sample keeps; retrieval sees all of them."""
 NUMBERS = tuple(NUMBER + name for name in ("score_over_best", "log_score", "log_count", "reciprocal_rank"))
 ROW = pa.schema([*SAMPLES, *((name, pa.list_(pa.float32())) for name in NUMBERS)])
+
+UNSEEN = MappingProxyType(
+    {
+        "exposed": True,
+        "position": -1,
+        "price": np.nan,
+        "propensity": np.nan,
+        "click_weight": 1.0,
+        "purchase": 0,
+        "purchase_level": 0,
+        "purchase_origin": -1,
+        "purchase_ts": -1,
+        "purchase_weight": 1.0,
+    }
+)
+"""What every candidate of a proposed list holds, which nobody saw: it counts as shown, and nothing was bought from it."""
 
 
 def rows(
@@ -62,12 +79,9 @@ def rows(
         "history_kind": history(np.zeros_like(asked.items)),
         "history_domain": history(np.zeros_like(asked.items)),
         "history_age": history(steps),
+        **{name: candidates(value) for name, value in UNSEEN.items()},
         "item_id": candidates(proposed.items),
-        "exposed": candidates(True),
-        "position": candidates(-1),
         "rank": candidates(np.arange(kept.shape[1])),
-        "price": candidates(np.nan),
-        "propensity": candidates(np.nan),
         "probability": candidates(chance),
         "touches": candidates(np.take_along_axis(touches, proposed.items, 1)),
         "touch_age": candidates(np.take_along_axis(age, proposed.items, 1)),
@@ -75,12 +89,6 @@ def rows(
         "click_level": candidates(label),
         "click_origin": candidates(label - 1),
         "click_ts": candidates(np.where(target, ts, -1)),
-        "click_weight": candidates(1.0),
-        "purchase": candidates(0),
-        "purchase_level": candidates(0),
-        "purchase_origin": candidates(-1),
-        "purchase_ts": candidates(-1),
-        "purchase_weight": candidates(1.0),
     }
     numbers = (
         np.divide(proposed.scores, best, out=np.zeros_like(proposed.scores), where=best > 0),

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -72,20 +71,10 @@ def workers(sweep):
     module.wait_until(lambda: module.pids(sweep.dir) == [], 10)
 
 
-@pytest.mark.parametrize(("points", "racers", "kills"), [(30, 4, 6), pytest.param(200, 8, 40, marks=pytest.mark.slow)])
-def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, workers, load_file, points, racers, kills):
-    race = load_file(HERE.parents[1] / "benchmarks" / "torture.py").race
-    ids: list[str] = []
-
-    def submit(sweep_dir: Path, **options: Any) -> list[str]:
-        ids.extend(engine.submit(sweep_dir, **options))
-        return ids
-
-    sizes = {"points": points, "workers": racers, "kills": kills, "seed": 0}
-    found = race(submit, sweep.dir, sweep.data, **sizes, profile=PROFILE, is_resubmitted=False, deadline_secs=300.0)
-    assert found == {"points": points, "recorded": points, "lost": 0, "duplicated": 0, "kills": kills}
-    assert len(ids) == len(set(ids)) == racers
-    workers.wait_until(lambda: not engine.alive(ids), 20)
+@pytest.mark.parametrize("sizes", [(30, 4, 6), pytest.param((200, 8, 40), marks=pytest.mark.slow)], ids=str)
+def test_killed_workers_lose_and_repeat_nothing(cluster, sweep, workers, load_file, sizes):
+    torture = load_file(HERE.parents[1] / "benchmarks" / "torture.py")
+    workers.race(engine, torture, sweep, PROFILE, **dict(zip(("points", "workers", "kills"), sizes, strict=True)))
 
 
 def test_an_actor_that_dies_is_begun_again_and_its_worker_ends_with_it(cluster, sweep, workers):

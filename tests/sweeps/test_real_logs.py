@@ -104,7 +104,7 @@ def test_samples_of_another_configuration_are_refused(shop, tmp_path, monkeypatc
 @pytest.mark.parametrize("module", [uniscale_trivago, uniscale_retailrocket])
 def test_bad_input_is_one_line(tmp_path, monkeypatch, module):
     for ask in (module.prepare, module.runs):
-        with pytest.raises(InputError, match=r"unknown preset 'paper' for .*; the presets are: smoke, laptop"):
+        with pytest.raises(InputError, match=r"unknown preset 'paper'; the presets are: smoke, laptop"):
             ask(tmp_path, preset="paper")
     monkeypatch.delenv(real_logs.DATA, raising=False)
     with pytest.raises(InputError, match=f"the folder of real logs is not known; set {real_logs.DATA}"):

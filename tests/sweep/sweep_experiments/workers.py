@@ -21,6 +21,21 @@ def prepare(sweep: Any, runs: list[Run], *, num_workers: int) -> None:
     work.write_settings(settings)
 
 
+def race(engine: Any, torture: Any, sweep: Any, profile: Any, *, points: int, workers: int, kills: int) -> None:
+    """Let an engine's workers race on short runs while some are killed; `torture` is the module of the race itself."""
+    ids: list[str] = []
+
+    def submit(sweep_dir: Path, **options: Any) -> list[str]:
+        ids.extend(engine.submit(sweep_dir, **options))
+        return ids
+
+    sizes = {"points": points, "workers": workers, "kills": kills, "seed": 0}
+    found = torture.race(submit, sweep.dir, sweep.data, **sizes, profile=profile, is_resubmitted=False, deadline_secs=300.0)
+    assert found == {"points": points, "recorded": points, "lost": 0, "duplicated": 0, "kills": kills}
+    assert len(ids) == len(set(ids)) == workers
+    wait_until(lambda: not engine.alive(ids), 20)
+
+
 def pids(sweep_dir: Path) -> list[int]:
     """Return the processes that serve this very folder, and no others."""
     found = []
