@@ -16,3 +16,9 @@ def layer_norm(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
     wide = x.astype(jnp.float32)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     return (centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
+
+
+def unit_norm(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """Scale the last axis to length 1; a zero vector stays zero, with a finite slope. Squares are summed in float32."""
+    wide = x.astype(jnp.float32)
+    return (wide * jax.lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, axis=-1, keepdims=True), 1e-12))).astype(x.dtype)
