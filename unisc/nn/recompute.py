@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from unisc.errors import InputError
+
 _wanted: ContextVar[bool] = ContextVar("recompute", default=False)
 
 
@@ -54,6 +56,28 @@ def recompute(call: Callable[..., Any], layer: nnx.Module, *arrays: Any) -> Any:
     once = jax.custom_vjp(run)
     once.defvjp(forward, backward)
     return once(state, arrays)
+
+
+def encode_in_chunks(encode: Callable[[Any], Any], inputs: Any, num_chunks: int) -> Any:
+    """Return encode(inputs), trees of arrays whose first axis are rows, worked out for one chunk of the rows after another.
+
+    The backward pass encodes each chunk again: memory holds the representations of all rows and the activations of one chunk,
+    so that a contrastive batch may be as large as its representations allow. That is gradient caching (arXiv 2101.06983), and
+    exact, where no row of `encode` depends on another. A loop's body cannot be moved out of it, so that here, unlike in
+    `recompute`, `jax.checkpoint` holds its promise on every device. A chunk is every `num_chunks`-th row: of rows that are
+    shared out among devices in order, each device has an equal share of every chunk.
+
+    Raises:
+      InputError: the rows cannot be shared out equally.
+    """
+    num_rows = len(jax.tree.leaves(inputs)[0])
+    if num_chunks < 1 or num_rows % num_chunks:
+        raise InputError(f"num_chunks {num_chunks}: {num_rows} rows cannot be shared out equally; give a divisor")
+    if num_chunks == 1:
+        return encode(inputs)
+    chunks = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, num_chunks, *x.shape[1:]), 0, 1), inputs)
+    encoded = jax.lax.map(jax.checkpoint(encode), chunks)
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), encoded)
 
 
 def _is_float(x: Array) -> bool:

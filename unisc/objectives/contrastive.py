@@ -103,7 +103,7 @@ def sigmoid_loss(
     hard: Hard | None = None,
     known: Bool[Array, "B B"] | None = None,
 ) -> PerRow:
-    """Judge every pair on its own: -log sigmoid of +-(scale q.i + bias), summed over a row's columns (SigLIP, arXiv 2303.15343).
+    """Judge every pair on its own: -log sigmoid of +-(scale q.i + bias), summed over the columns (SigLIP, arXiv 2303.15343).
 
     Columns are those of `info_nce`. There is no sum over columns inside the logarithm, hence nothing to correct: `bias` learns
     how rare positives are.
