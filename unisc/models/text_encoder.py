@@ -1,4 +1,4 @@
-"""Texts to vectors: the mean of token vectors through a perceptron, or a small transformer of the decoder's blocks, averaged."""
+"""Texts to vectors: the mean of token vectors through a perceptron, or a small transformer of the decoder's blocks."""
 
 from dataclasses import dataclass
 
@@ -56,13 +56,11 @@ class TextEncoder(nnx.Module):
 
     def __init__(self, config: TextConfig, dim_out: int, *, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = self.mlp = self.blocks = self.out = None
-        if config.num_layers:
-            self.blocks = (Decoder if config.causal else Bidirectional)(config.decoder, rngs=rngs)
-            self.out = Linear(config.dim, dim_out, bias=False, rngs=rngs)
-        else:
-            self.embedding = nnx.Param(normal(rngs, (config.vocab_size, config.dim)))
-            self.mlp = MLP(config.dim, config.ffn_hidden, dim_out, rngs=rngs)
+        deep, kind = config.num_layers > 0, Decoder if config.causal else Bidirectional
+        self.blocks = kind(config.decoder, rngs=rngs) if deep else None
+        self.embedding = None if deep else nnx.Param(normal(rngs, (config.vocab_size, config.dim)))
+        self.out = Linear(config.dim, dim_out, bias=False, rngs=rngs) if deep else None
+        self.mlp = None if deep else MLP(config.dim, config.ffn_hidden, dim_out, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "U T"], mask: Bool[Array, "U T"]) -> Float[Array, "U D"]:
         """Read texts, padded after their end; mask is True where a token is real."""

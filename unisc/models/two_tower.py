@@ -11,6 +11,7 @@ size, untouched rows would move, too, and a million of them would be a step's ma
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -67,14 +68,16 @@ class TwoTowerConfig:
         check_fields(self, least={"history_layers": 0, "image_dim": 0}, may_be_empty=("hidden_dims", "widths"))
         if max(self.widths, default=1) > self.embed_dim:
             raise InputError(f"widths {self.widths}: vectors have {self.embed_dim} entries; give widths up to that")
-        if not 1 / MAX_SCALE <= self.temperature:
+        if self.temperature < 1 / MAX_SCALE:
             raise InputError(f"temperature {self.temperature}: give at least {1 / MAX_SCALE}")
         if ("text" in self.item_features or "query" in self.user_features) != (self.text is not None):
             raise InputError("text: goes with text among item_features or query among user_features, and they with it")
         if ("image" in self.item_features) != (self.image_dim > 0):
             raise InputError(f"image_dim {self.image_dim}: goes with image among item_features; give both or neither")
         if self.history_layers and "history" not in self.user_features:
-            raise InputError(f"history_layers {self.history_layers}: goes with history among user_features; give both or neither")
+            raise InputError(
+                f"history_layers {self.history_layers}: goes with history among user_features; give both or neither"
+            )
 
     @property
     def prefixes(self) -> tuple[int, ...]:
@@ -96,7 +99,7 @@ class TwoTowerConfig:
 
 
 class Items(NamedTuple):
-    """What is known of some items; fields that no feature reads may be None. `tokens` are padded, `token_mask` says where not."""
+    """What is known of some items; fields that no feature reads may be None. `token_mask` says where tokens are real."""
 
     row: Float[Array, "U D"] | None
     tokens: Int[Array, "U T"] | None = None
@@ -120,10 +123,9 @@ class TwoTower(nnx.Module):
     def __init__(self, config: TwoTowerConfig, *, rngs: nnx.Rngs):
         self.config, dim = config, config.embed_dim
         self.item_text = TextEncoder(config.text, dim, rngs=rngs) if config.text and "text" in config.item_features else None
-        self.query_text = None
-        if config.text and "query" in config.user_features:
-            shares = config.shared_text and self.item_text is not None
-            self.query_text = self.item_text if shares else TextEncoder(config.text, dim, rngs=rngs)
+        asks, shares = "query" in config.user_features, config.shared_text and self.item_text is not None
+        own = TextEncoder(config.text, dim, rngs=rngs) if config.text and asks and not shares else None
+        self.query_text = self.item_text if asks and shares else own
         self.image = Linear(config.image_dim, dim, bias=False, rngs=rngs) if config.image_dim else None
         reads_mean = "history" in config.user_features and not config.history_layers
         self.history_mean = Linear(dim, dim, bias=False, rngs=rngs) if reads_mean else None
@@ -161,7 +163,9 @@ class TwoTower(nnx.Module):
         if self.query_text is not None:
             parts.append(self.query_text(_given(users.query, "query"), _given(users.query_mask, "query")))
         if self.history_mean is not None:
-            parts.append(self.history_mean(masked_mean(_given(users.history, "history"), _given(users.history_mask, "history"))))
+            parts.append(
+                self.history_mean(masked_mean(_given(users.history, "history"), _given(users.history_mask, "history")))
+            )
         if self.history is not None:
             parts = [self._read(users, sum(parts))]
         return _finish(sum(parts), self.user_hidden)
@@ -177,7 +181,7 @@ class TwoTower(nnx.Module):
         return self.history(x, valid)[:, -1]
 
 
-def _finish(total: Float[Array, "n D"], hidden: nnx.List) -> Float[Array, "n D"]:
+def _finish(total: Float[Array, "n D"], hidden: Iterable[MLP]) -> Float[Array, "n D"]:
     for layer in hidden:
         total = total + layer(rms_norm(total))
     return unit_norm(total)

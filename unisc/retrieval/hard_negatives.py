@@ -21,7 +21,7 @@ from unisc.retrieval.exact import exact_top
 MOST_ROUNDS = 3
 QUERIES_AT_ONCE = 4096
 Model = TypeVar("Model")
-Teacher = Callable[[Int[np.ndarray, "Q"], Int[np.ndarray, "Q W"]], Float[np.ndarray, "Q W"]]
+Teacher = Callable[[Int[np.ndarray, " Q"], Int[np.ndarray, "Q W"]], Float[np.ndarray, "Q W"]]
 """`teacher(queries, items)` scores items for queries, both by row; higher is more relevant."""
 
 
@@ -64,7 +64,7 @@ class Mined(NamedTuple):
 def mine(
     queries: Float[np.ndarray, "N D"],
     items: Float[np.ndarray, "I D"],
-    positives: Int[np.ndarray, "N"],
+    positives: Int[np.ndarray, " N"],
     config: MiningConfig,
     *,
     seed: int,
@@ -112,7 +112,7 @@ def mine(
 def rounds(
     fit: Callable[[int, Mined | None], Model],
     encode: Callable[[Model], tuple[np.ndarray, np.ndarray]],
-    positives: Int[np.ndarray, "N"],
+    positives: Int[np.ndarray, " N"],
     config: MiningConfig,
     *,
     seed: int,
@@ -137,7 +137,7 @@ def _seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _taboo(at: np.ndarray, positives: np.ndarray, known: Ragged | None, num_items: int) -> Int[np.ndarray, "P"]:
+def _taboo(at: np.ndarray, positives: np.ndarray, known: Ragged | None, num_items: int) -> Int[np.ndarray, " P"]:
     """Return sorted keys (query of the block, item) of what must not be a negative."""
     pairs = [np.arange(len(at)) * num_items + positives[at]]
     if known is not None:
@@ -146,7 +146,7 @@ def _taboo(at: np.ndarray, positives: np.ndarray, known: Ragged | None, num_item
     return np.unique(np.concatenate(pairs))
 
 
-def _holds(taboo: Int[np.ndarray, "P"], rows: Int[np.ndarray, "Q W"], num_items: int) -> Bool[np.ndarray, "Q W"]:
+def _holds(taboo: Int[np.ndarray, " P"], rows: Int[np.ndarray, "Q W"], num_items: int) -> Bool[np.ndarray, "Q W"]:
     keys = np.arange(len(rows))[:, None] * num_items + rows
     place = np.minimum(np.searchsorted(taboo, keys), len(taboo) - 1)
     return taboo[place] == keys
