@@ -10,7 +10,7 @@ Expected:  far above popularity, which stands beside it. Amazon CDs: R@20 of at 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Config:
             raise InputError("contrast.loss full: has every item as a negative; give no num_shown and no mining.num_rounds")
 
 
-def default(samples: Path, *, model: str = "id", size: str = "m", seed: int = 0) -> Config:
+def default(samples: Path, *, model: str = "all", size: str = "m", seed: int = 0) -> Config:
     """Return the configuration by features and size on some interests; `unisc.config.override` changes the rest.
 
     Raises:
@@ -116,12 +116,12 @@ def default(samples: Path, *, model: str = "id", size: str = "m", seed: int = 0)
             temperature=0.1,
         ),
         train=EncoderTrainConfig(
-            batch_size=min(1024, data.train.num_examples),
+            batch_size=1 << (min(1024, data.train.num_examples).bit_length() - 1),  # divides among devices
             learning_rate=1e-3,
             weight_decay=1e-5,
             seed=seed,
             num_epochs=10,
-            table_learning_rate=0.1,
+            table_learning_rate=0.05,
         ),
         contrast=ContrastConfig(mask_known=not data.is_ordered, num_shown=4 if len(data.train.shown.values) else 0),
         mining=MiningConfig(),
@@ -173,7 +173,7 @@ class Trained:
         return np.asarray(self.result.state.table)
 
 
-def models(config: Config, data: Interests, runtime: Runtime):
+def models(config: Config, data: Interests, runtime: Runtime) -> Iterator[Trained]:
     """Yield M0, M1, ..., each trained on what the model before it mined."""
     rows = kept(data, config.data.fraction)
     targets = data.train.targets.values[data.train.targets.offsets[rows]]

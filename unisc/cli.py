@@ -66,8 +66,8 @@ def train(
     /,
     samples: Path,
     out: Path,
-    model: str = "hhsft",
-    size: str = "m",
+    model: str | None = None,
+    size: str | None = None,
     seed: int = 0,
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     devices: int | None = None,
@@ -85,10 +85,10 @@ def train(
 
     Args:
         experiment: file of the experiment, like experiments/rankers.py.
-        samples: samples that `python -m data_gen.es3 build` made.
+        samples: samples that `python -m data_gen.es3 build` made, or what else the experiment is of.
         out: directory for checkpoints, metrics.jsonl and record.json.
-        model: ranker by name.
-        size: its size by name, xxs to xxl.
+        model: model of the experiment by name, such as a ranker; the experiment's own choice if not given.
+        size: its size by name, such as xxs to xxl; the experiment's own choice if not given.
         seed: of parameters, table and order.
         set: change of a field of the configuration, like train.learning_rate=0.001; may be given several times. For less
             memory: train.num_parts=8 (a batch in more parts, their gradients added up) and train.remat=true (layers computed
@@ -117,7 +117,7 @@ def train(
     if cluster is not None:
         join(cluster, join_secs=join_secs)
     with leave_at_once():
-        found = _train(experiment, name, samples, out, (model, size, seed), set, profile)
+        found = _train(experiment, name, samples, out, {"model": model, "size": size, "seed": seed}, set, profile)
         if is_first():
             (out / "record.json").write_text(json.dumps(found, indent=1))
             for section in ("metrics", "counts", "timing"):
@@ -130,7 +130,7 @@ def _train(
     name: str,
     samples: Path,
     out: Path,
-    which: tuple[str, str, int],
+    which: dict[str, Any],
     changes: tuple[str, ...],
     profile: bool,
 ) -> dict[str, Any]:
@@ -144,10 +144,10 @@ def _train(
     module = importlib.import_module(name)
     if not hasattr(module, "default"):
         raise InputError(f"{experiment}: has no default configuration to train; run it by its sweep")
-    model, size, seed = which
-    config = module.default(samples, model=model, size=size, seed=seed)
-    # The devices share a batch out; a part of it is as large as a core's caches like.
-    config = override(config, {"train.num_parts": jax.device_count(), **dict(map(_change, changes))})
+    config = module.default(samples, **{name: value for name, value in which.items() if value is not None})
+    # The devices share a batch out; of a ranker's, a part is as large as a core's caches like.
+    parts = {"train.num_parts": jax.device_count()} if hasattr(config.train, "num_parts") else {}
+    config = override(config, {**parts, **dict(map(_change, changes))})
     out.mkdir(parents=True, exist_ok=True)
     runtime = Runtime(data_dir=str(samples), work_dir=str(out), checkpoint_every_steps=200, profile=profile)
     try:

@@ -131,7 +131,7 @@ def batches_of(
     fraction: float = 1.0,
 ) -> TowerBatches:
     """Return the train split as the batches that this loss wants."""
-    return TowerBatches(
+    batches = TowerBatches(
         data,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -146,6 +146,8 @@ def batches_of(
         mask_known=contrast.mask_known,
         fraction=fraction,
     )
+    batches.identity += f" {contrast} {model}"  # a checkpoint of another loss, or of towers of like shapes, is another run's
+    return batches
 
 
 def shared_of(data: Interests, model: TwoTowerConfig, counts: np.ndarray) -> Shared:
