@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unisc.nn import attention
-from unisc.nn.attention import BLOCKED, fits_kernel, fused_attention, masked_attention, query_key_products
+from unisc.nn.attention import BLOCKED, causal_attention, fits_kernel, fused_attention, masked_attention, query_key_products
 
 
 def arrays(batch=3, queries=6, keys=8, heads=2, head_dim=8, dtype="float32"):
@@ -92,3 +92,25 @@ def test_products_of_queries_and_keys_have_the_gradient_of_the_plain_ones():
 
     for a, b in zip(*(jax.grad(loss, argnums=(1, 2))(call, q, k) for call in (query_key_products, plain)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("block", [3, 4, 100])
+def test_causal_attention_in_blocks_is_the_masked_one_of_heads_that_share_keys(monkeypatch, block, padded):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(3, 8, heads, 6)), jnp.float32) for heads in (4, 2, 2))
+    real = np.arange(8) >= np.array([[0], [2], [5]]) if padded else np.ones((3, 8), bool)  # left, so that row ends are read
+    valid = jnp.asarray(real) if padded else None
+    blocked = jnp.where(jnp.asarray(real[:, None] & np.tril(np.ones((8, 8), bool))), 0.0, BLOCKED)
+
+    def loss(call, *of):
+        return jnp.sum(jnp.sin(call(*of)) * real[..., None, None])
+
+    def whole(q, k, v):
+        return masked_attention(q, jnp.repeat(k, 2, axis=2), jnp.repeat(v, 2, axis=2), blocked)
+
+    mine = jax.value_and_grad(lambda *of: loss(lambda *of: causal_attention(*of, valid), *of), argnums=(0, 1, 2))(q, k, v)
+    theirs = jax.value_and_grad(lambda *of: loss(whole, *of), argnums=(0, 1, 2))(q, k, v)
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from unisc.errors import InputError
 from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import ParamCount
-from unisc.nn.attention import BLOCKED, masked_attention
+from unisc.nn.attention import BLOCKED, causal_attention, masked_attention
 from unisc.nn.linear import normal
 from unisc.nn.recompute import recompute
 
@@ -98,7 +98,7 @@ class Attention(nnx.Module):
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def project(
-        self, x: Float[Array, "B T D"], turns: Float[Array, "2 B T half"]
+        self, x: Float[Array, "B T D"], turns: Float[Array, "2 #B T half"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Return turned queries, scaled by 1/sqrt(H), turned keys, and values."""
         split = (*x.shape[:2], -1, self.config.head_dim)
@@ -139,11 +139,12 @@ class Block(nnx.Module):
         self.down = Kernel(config.ffn_hidden, config.dim, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], turns: Float[Array, "2 B T half"], blocked: Float[Array, "B T S"]
+        self, x: Float[Array, "B T D"], turns: Float[Array, "2 #B T half"], valid: Bool[Array, "B T"] | None
     ) -> Float[Array, "B T D"]:
-        """Read a sequence by itself."""
+        """Read a sequence by itself, each token what is real up to itself."""
         q, k, v = self.attention.project(self.attention_norm(x), turns)
-        return self.finish(x, self.attention.attend(q, k, v, blocked))
+        read = causal_attention(q, k, v, valid)
+        return self.finish(x, self.attention.out(read.reshape(*x.shape[:2], -1)))
 
     def finish(self, x: Float[Array, "B T D"], read: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Add what attention read, then the gated unit's output."""
@@ -166,11 +167,14 @@ class Decoder(nnx.Module):
         """Return the vectors of tokens."""
         return self.embedding[...][tokens]
 
-    def __call__(self, x: Float[Array, "B T D"], valid: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
-        """Read whole sequences, each token seeing the real ones up to itself; return the last layer's output, normalised."""
-        turns, blocked = self._turns(positions(valid)), causal(valid)
+    def __call__(self, x: Float[Array, "B T D"], valid: Bool[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
+        """Read whole sequences, each token seeing the real ones up to itself; return the last layer's output, normalised.
+
+        Without `valid` every token is real, which costs less than to say so of each.
+        """
+        turns = self._turns(jnp.arange(x.shape[1])[None] if valid is None else positions(valid))
         for block in self.blocks:
-            x = recompute(Block.__call__, block, x, turns, blocked)
+            x = recompute(Block.__call__, block, x, turns, valid)
         return self.norm(x)
 
     def read(self, x: Float[Array, "B T D"], valid: Bool[Array, "B T"], cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
@@ -210,13 +214,17 @@ class Decoder(nnx.Module):
             return self.head(hidden)
         return jnp.einsum("...d,vd->...v", hidden, self.embedding[...].astype(hidden.dtype))
 
+    def output_vectors(self) -> Float[Array, "V D"]:
+        """Return what a hidden vector's products with are its logits, for losses that never hold all of them."""
+        return self.embedding[...] if self.head is None else self.head.kernel[...].T
+
     def attention_maps(self, x: Float[Array, "B T D"], valid: Bool[Array, "B T"]) -> Float[Array, "L B N T T"]:
         """Return every layer's shares of attention, for measuring collapse and sinks."""
         turns, blocked, maps = self._turns(positions(valid)), causal(valid), []
         for block in self.blocks:
             q, k, _ = block.attention.project(block.attention_norm(x), turns)
             maps.append(block.attention.weights(q, k, blocked))
-            x = block(x, turns, blocked)
+            x = block(x, turns, valid)
         return jnp.stack(maps)
 
     def _turns(self, places: Int[Array, "B T"]) -> Float[Array, "2 B T half"]:
@@ -238,7 +246,7 @@ def causal(valid: Bool[Array, "B T"]) -> Float[Array, "B T T"]:
     return jnp.where(valid[:, None] & seen, 0.0, BLOCKED)
 
 
-def turn(x: Float[Array, "B T N H"], turns: Float[Array, "2 B T half"]) -> Float[Array, "B T N H"]:
+def turn(x: Float[Array, "B T N H"], turns: Float[Array, "2 #B T half"]) -> Float[Array, "B T N H"]:
     """Turn pairs of entries, each half a head apart, by their angles."""
     cos, sin = turns[:, :, :, None].astype(x.dtype)
     a, b = jnp.split(x, 2, axis=-1)

@@ -15,6 +15,9 @@ BASE_HEAD_DIM = 8
 BLOCKED = -1e30
 """Added to the score of a key that must not be seen; finite, so that a query that sees none gets the mean of all values."""
 
+QUERY_BLOCK = 128
+"""Queries that read together where later ones read more."""
+
 
 def score_scale(head_dim: int) -> float:
     """Return the factor on query-key products: 1/sqrt(d) at d = 8 and falling as 1/d.
@@ -32,18 +35,50 @@ def attention(q: Heads, k: Float[Array, "B S N H"], v: Float[Array, "B S N H"]) 
 
 
 def masked_attention(
-    q: Heads, k: Float[Array, "B S N H"], v: Float[Array, "B S N H"], blocked: Float[Array, "B #T S"]
+    q: Heads, k: Float[Array, "B S N H"], v: Float[Array, "B S N H"], blocked: Float[Array, "B #T S"] | None = None
 ) -> Heads:
     """Multi-head attention of T queries, already scaled, over S keys; `blocked` is BLOCKED for a key not to be seen, else 0.
+
+    Without `blocked` all are seen.
 
     On a GPU one kernel that never writes the scores, where `fits_kernel` says so. On a CPU and a TPU
     `jax.nn.dot_product_attention` is the same matrix products as here, and slower on a CPU (BENCHMARKS.md).
     """
     if jax.default_backend() == "gpu" and fits_kernel(q, k):
         return fused_attention(q, k, v, blocked, implementation="cudnn")
-    (weights,), total = unnormalised_softmax(query_key_products(q, k) + blocked[:, None])
+    scores = query_key_products(q, k)
+    (weights,), total = unnormalised_softmax(scores if blocked is None else scores + blocked[:, None])
     # The division waits until the keys are summed away: one pass less over the largest array of the model.
     return jnp.einsum("bnts,bsnh->btnh", weights, v) / total.swapaxes(1, 2)
+
+
+def causal_attention(
+    q: Heads, k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], valid: Bool[Array, "B T"] | None = None
+) -> Heads:
+    """Grouped-query attention of a sequence over itself, each query, already scaled, reading the real keys up to its own.
+
+    K key-value heads serve N query heads, N / K beside each other. Without `valid` every key is real. Queries go in blocks of
+    QUERY_BLOCK, each with the keys up to its end alone, so that a long sequence costs little more than the half that is seen;
+    on a GPU one kernel does that, where `fits_kernel` says so.
+    """
+    b, length, num_heads, head_dim = q.shape
+    groups = num_heads // k.shape[2]
+    if jax.default_backend() == "gpu" and fits_kernel(q, k):
+        visible = None if valid is None else jnp.broadcast_to(valid[:, None, None], (b, 1, length, length))
+        return jax.nn.dot_product_attention(q, k, v, mask=visible, scale=1.0, is_causal=True, implementation="cudnn")
+    # Query heads that share keys stand beside each other as queries.
+    folded = q.reshape(b, length, -1, groups, head_dim).swapaxes(2, 3)
+    parts = []
+    for start in range(0, length, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, length)
+        seen = jnp.arange(end) <= jnp.arange(start, end)[:, None]
+        seen = seen[None] if valid is None else seen & valid[:, None, :end]
+        blocked = jnp.repeat(jnp.where(seen, 0.0, BLOCKED), groups, axis=1).astype(q.dtype)
+        queries = folded[:, start:end].reshape(b, -1, k.shape[2], head_dim)
+        (weights,), total = unnormalised_softmax(query_key_products(queries, k[:, :end]) + blocked[:, None])
+        read = jnp.einsum("bnts,bsnh->btnh", weights, v[:, :end]) / total.swapaxes(1, 2)
+        parts.append(read.reshape(b, end - start, groups, -1, head_dim))
+    return jnp.concatenate(parts, axis=1).swapaxes(2, 3).reshape(q.shape)
 
 
 @jax.custom_vjp
@@ -81,13 +116,13 @@ def fused_attention(
     q: Heads,
     k: Float[Array, "B S N H"],
     v: Float[Array, "B S N H"],
-    blocked: Float[Array, "B #T S"],
+    blocked: Float[Array, "B #T S"] | None,
     *,
     implementation: Literal["xla", "cudnn"],
 ) -> Heads:
     """Return what `masked_attention` returns by way of `jax.nn.dot_product_attention`."""
-    visible = jnp.broadcast_to(blocked == 0, (q.shape[0], q.shape[1], k.shape[1]))
-    return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], scale=1.0, implementation=implementation)
+    visible = None if blocked is None else jnp.broadcast_to(blocked == 0, (q.shape[0], q.shape[1], k.shape[1]))[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=visible, scale=1.0, implementation=implementation)
 
 
 def unnormalised_softmax(*scores: Float[Array, "..."]) -> tuple[list[Float[Array, "..."]], Float[Array, "..."]]:
