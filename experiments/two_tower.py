@@ -21,8 +21,8 @@ from flax import nnx
 from unisc.config import Runtime
 from unisc.data import manifest
 from unisc.data.interests import Interests, load
-from unisc.data.tower_batches import Hard, kept, wanted_counts
 from unisc.data.text import load_tokenizer
+from unisc.data.tower_batches import Hard, kept, wanted_counts
 from unisc.errors import InputError
 from unisc.models import two_tower
 from unisc.models.text_encoder import TextConfig

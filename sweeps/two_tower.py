@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from data_gen.interests.marketplace import build as build_interests
 from experiments import two_tower
-from sweeps import uniscale
 from sweeps.planning import preset_named
 from sweeps.rankers import interval
 from unisc.config import Runtime, override

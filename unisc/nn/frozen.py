@@ -1,0 +1,16 @@
+"""Parameters that are read and never trained."""
+
+from flax import nnx
+
+
+class Frozen(nnx.Variable):
+    """What a parameter becomes when it is held: no gradient is taken by it, no moments are kept, and no decay applies."""
+
+
+def freeze(module: nnx.Module) -> None:
+    """Hold every parameter of a module, in place."""
+    for _, node in list(nnx.iter_graph(module)):
+        if isinstance(node, nnx.Module):
+            for name, value in list(vars(node).items()):
+                if isinstance(value, nnx.Param):
+                    setattr(node, name, Frozen(value[...]))
