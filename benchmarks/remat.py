@@ -23,7 +23,7 @@ from unisc.errors import run_command
 from unisc.models import transformer, zoo
 from unisc.models.ladder import hhsft_ladder
 from unisc.train import state as train_state
-from unisc.train.loop import train_mesh
+from unisc.train.ranking import train_mesh
 from unisc.train.step import Hyper, make_train_step, parts_of
 
 SETTINGS = {"as it is": (1, False), "remat": (1, True), "4 parts": (4, False), "4 parts, remat": (4, True)}

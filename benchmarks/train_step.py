@@ -42,7 +42,7 @@ def jax_side(dim: int, batch_size: int, micro: int) -> Callable[[], None]:
     from unisc.data.features import Batch, FeatureSpec, Field, NumericField, Table
     from unisc.models.transformer import Transformer, reference
     from unisc.train import state as train_state
-    from unisc.train.loop import train_mesh
+    from unisc.train.ranking import train_mesh
     from unisc.train.step import compiled, make_train_step, parts_of
 
     spec = FeatureSpec(

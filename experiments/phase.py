@@ -26,7 +26,7 @@ from unisc.data.columns import Columns, load
 from unisc.errors import InputError
 from unisc.models.hhsft import HHSFTConfig
 from unisc.train.evaluate import EvalConfig
-from unisc.train.loop import TrainConfig
+from unisc.train.ranking import TrainConfig
 
 VERSION = 1
 """Raised by hand whenever the same configuration would give other numbers."""

@@ -21,10 +21,10 @@ from unisc.data import manifest
 from unisc.data.columns import Columns, load
 from unisc.errors import InputError
 from unisc.models import zoo
-from unisc.train import loop
+from unisc.train import loop, ranking
 from unisc.train.evaluate import EvalConfig, evaluate
-from unisc.train.loop import TrainConfig
 from unisc.train.packed import PackedRun, train_packed
+from unisc.train.ranking import TrainConfig
 from unisc.train.trained import save_model
 
 VERSION = 2
@@ -119,10 +119,10 @@ def read(data: DataConfig, samples: Path) -> tuple[Columns, Columns]:
     return train, load(samples, "test", history_len=data.history_len)
 
 
-def fit(config: Config, columns: Columns, runtime: Runtime) -> loop.TrainResult:
+def fit(config: Config, columns: Columns, runtime: Runtime) -> ranking.TrainResult:
     """Train the configured ranker on all of `columns`."""
     run = start(config, columns, runtime)
-    return loop.train(run.model, run.columns, run.config, embed_dim=config.model.embed_dim, runtime=run.runtime)
+    return ranking.train(run.model, run.columns, run.config, embed_dim=config.model.embed_dim, runtime=run.runtime)
 
 
 def start(config: Config, columns: Columns, runtime: Runtime) -> PackedRun:
@@ -148,7 +148,7 @@ def start(config: Config, columns: Columns, runtime: Runtime) -> PackedRun:
 
 
 def _scored(
-    config: Config, runtime: Runtime, trained: loop.TrainResult, test_columns: Columns, began: float
+    config: Config, runtime: Runtime, trained: ranking.TrainResult, test_columns: Columns, began: float
 ) -> Mapping[str, Any]:
     # The evaluation: requests of the test day, as shown and in full.
     result = evaluate(trained.model, trained.state, test_columns, config.evaluate, row_map=trained.row_map)
@@ -173,7 +173,7 @@ class Trained(Protocol):
         ...
 
 
-def record(config: Trained, trained: loop.TrainResult, metrics: Mapping[str, float], *, began: float) -> dict[str, Any]:
+def record(config: Trained, trained: ranking.TrainResult, metrics: Mapping[str, float], *, began: float) -> dict[str, Any]:
     """Return what a run leaves: its metrics, counts of parameters and of what it consumed, and seconds since `began`."""
     ranker, spec, counts = zoo.ranker_of(config.model), trained.row_map.spec, trained.counts
     params, flops = ranker.num_params(config.model, spec), ranker.flops_per_example(config.model, spec)

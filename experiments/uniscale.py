@@ -25,10 +25,10 @@ from unisc.data.columns import Columns, load
 from unisc.data.schema import COMPOSITIONS
 from unisc.errors import InputError
 from unisc.models import hhsft, zoo
-from unisc.train import loop
+from unisc.train import loop, ranking
 from unisc.train.evaluate import EvalConfig, evaluate
-from unisc.train.loop import TrainConfig
 from unisc.train.oracle import load_oracle
+from unisc.train.ranking import TrainConfig
 from unisc.train.trained import save_model
 
 VERSION = 2
@@ -90,13 +90,13 @@ def run_on(
     model = build(config, train_columns)
 
     # The objective: binary cross-entropy of click and purchase, one head a domain; one pass over the samples.
-    trained = loop.train(
+    trained = ranking.train(
         model,
         train_columns,
         config.train,
         embed_dim=config.model.embed_dim,
         # One shape for every composition, so that a size is compiled once.
-        shape=loop.batch_shape(train_columns, config.train, mean_list_len=mean_list_len),
+        shape=ranking.batch_shape(train_columns, config.train, mean_list_len=mean_list_len),
         runtime=loop.Runtime(
             directory=Path(runtime.work_dir),
             log_every_steps=runtime.log_every_steps,

@@ -39,7 +39,7 @@ from unisc.errors import InputError, run_command
 from unisc.models.hhsft import Isolation
 from unisc.sweep.plan import Run
 from unisc.train.evaluate import EvalConfig
-from unisc.train.loop import TrainConfig
+from unisc.train.ranking import TrainConfig
 
 TRAFFIC = MappingProxyType({"search_share": 0.3, "rec_share": 0.5, "days": 4})
 CONTROL_PASSES = 2

@@ -28,7 +28,7 @@ from unisc.models.hhsft import ISOLATIONS
 from unisc.models.ladder import dlrm_ladder, hhsft_ladder
 from unisc.sweep.plan import Run
 from unisc.train.evaluate import EvalConfig
-from unisc.train.loop import TrainConfig
+from unisc.train.ranking import TrainConfig
 
 HISTORY_LEN = 16
 EMBED_DIM = 8

@@ -17,7 +17,8 @@ from unisc.data.pack import BatchShape
 from unisc.data.pipeline import PackedRequests, iterate, packed
 from unisc.data.stream import PackedBlocks
 from unisc.errors import InputError
-from unisc.train.loop import Runtime, TrainConfig, train
+from unisc.train.loop import Runtime
+from unisc.train.ranking import TrainConfig, train
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from unisc.data.pipeline import PackedViews
 from unisc.errors import InputError
 from unisc.nn.tables import compose
 from unisc.objectives.ranking import bce
-from unisc.train.loop import batch_shape
+from unisc.train.ranking import batch_shape
 from unisc.train.state import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,9 @@ def trained(request, samples, tmp_path_factory):
     config = override(rankers.default(samples, model="hstu", size="xxs"), SMALL | request.param)
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rankers.loop, "train", lambda *a, train=rankers.loop.train, **k: found.append(train(*a, **k)) or found[0])
+        patch.setattr(
+            rankers.ranking, "train", lambda *a, train=rankers.ranking.train, **k: found.append(train(*a, **k)) or found[0]
+        )
         rankers.run(config, Runtime(data_dir=str(samples), work_dir=str(tmp_path_factory.mktemp("run"))))
     columns = load(samples, "train", history_len=5)
     whole = PackedViews(columns, Views.all_of(columns), batch_shape(columns, config.train))[0]

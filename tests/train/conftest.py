@@ -11,7 +11,7 @@ from flax import nnx
 from unisc.data import manifest
 from unisc.data.columns import load
 from unisc.data.schema import ORACLE
-from unisc.train.loop import TrainConfig
+from unisc.train.ranking import TrainConfig
 
 EMBED_DIM = 4
 

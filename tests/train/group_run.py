@@ -24,7 +24,8 @@ from unisc.distributed import is_first, join, leave_at_once  # noqa: E402
 from unisc.models.transformer import Transformer, TransformerConfig  # noqa: E402
 from unisc.train.checkpoint import without_keys  # noqa: E402
 from unisc.train.evaluate import EvalConfig, evaluate  # noqa: E402
-from unisc.train.loop import Runtime, TrainConfig, train  # noqa: E402
+from unisc.train.loop import Runtime  # noqa: E402
+from unisc.train.ranking import TrainConfig, train  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_model import TinyModel  # noqa: E402

@@ -16,8 +16,9 @@ from unisc.mesh import make_mesh
 from unisc.models import zoo
 from unisc.train.checkpoint import Checkpoints
 from unisc.train.evaluate import EvalConfig, score
-from unisc.train.loop import Runtime, train, train_mesh
+from unisc.train.loop import Runtime
 from unisc.train.progress import DivergedError
+from unisc.train.ranking import train, train_mesh
 
 NAN = float("nan")
 ENTRY = (5, 1, 2, 60)  # item, kind, domain, age

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from unisc.errors import InputError, Stopped
-from unisc.train.loop import Runtime, train
+from unisc.train.loop import Runtime
+from unisc.train.ranking import train
 
 HERE = Path(__file__).parent
 
@@ -25,7 +26,8 @@ CHILD = """
     from flax import nnx
     from pathlib import Path
     from unisc.data.columns import load
-    from unisc.train.loop import Runtime, TrainConfig, train
+    from unisc.train.loop import Runtime
+    from unisc.train.ranking import TrainConfig, train
 
     spec = importlib.util.spec_from_file_location("tiny_model", sys.argv[1])
     module = importlib.util.module_from_spec(spec)
@@ -93,7 +95,8 @@ FINISH = """
     from flax import nnx
     from pathlib import Path
     from unisc.data.columns import load
-    from unisc.train.loop import Runtime, TrainConfig, train
+    from unisc.train.loop import Runtime
+    from unisc.train.ranking import TrainConfig, train
 
     spec = importlib.util.spec_from_file_location("tiny_model", sys.argv[1])
     module = importlib.util.module_from_spec(spec)

@@ -13,7 +13,7 @@ import pytest
 from unisc.data.pack import BatchShape
 from unisc.data.pipeline import PackedRequests
 from unisc.errors import InputError
-from unisc.train.loop import train
+from unisc.train.ranking import train
 from unisc.train.step import parts_of
 
 CODE = """
@@ -25,7 +25,7 @@ sys.path.insert(0, sys.argv[1])
 from tiny_model import TinyModel
 from unisc.data.columns import load
 from unisc.models.rankmixer import RankMixer, RankMixerConfig
-from unisc.train.loop import TrainConfig, train
+from unisc.train.ranking import TrainConfig, train
 columns = load(Path(sys.argv[2]), "train", history_len=3)
 config = TrainConfig(**json.loads(sys.argv[3]))
 if sys.argv[5] == "tiny":

@@ -8,8 +8,8 @@ import pytest
 from unisc import metrics
 from unisc.errors import InputError
 from unisc.train.evaluate import EvalConfig, Scores, evaluate, evaluate_scores, fit_platt, is_calibration, score
-from unisc.train.loop import train
 from unisc.train.oracle import Oracle, load_oracle
+from unisc.train.ranking import train
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from unisc import metrics
 from unisc.errors import InputError
 from unisc.train import step as train_step
 from unisc.train.logger import MetricsLogger
-from unisc.train.loop import Runtime, train
+from unisc.train.loop import Runtime
 from unisc.train.progress import DivergedError
+from unisc.train.ranking import train
 
 
 def leaves(result):

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from unisc.train import loop
-from unisc.train.loop import Runtime, train
+from unisc.train import loop, ranking
+from unisc.train.loop import Runtime
+from unisc.train.ranking import train
 from unisc.train.step import compiled
 
 
@@ -55,8 +56,8 @@ def watched(monkeypatch):
 def test_steps_are_dispatched_before_the_one_before_is_read(make_model, train_columns, config, watched, tmp_path, num_parts):
     events, texts, num_steps = watched
     config = dataclasses.replace(config, num_parts=num_parts)
-    shape = loop.batch_shape(train_columns, config)
-    num_steps[0] = len(loop.packed(train_columns, shape, seed=config.seed, num_epochs=config.num_epochs))
+    shape = ranking.batch_shape(train_columns, config)
+    num_steps[0] = len(ranking.packed(train_columns, shape, seed=config.seed, num_epochs=config.num_epochs))
     result = train(make_model(), train_columns, config, embed_dim=4, runtime=Runtime(directory=tmp_path, log_every_steps=1))
     assert result.num_steps == num_steps[0] > 10
     assert [step for kind, step in events if kind == "dispatch"] == list(range(1, result.num_steps + 1))

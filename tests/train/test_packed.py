@@ -17,9 +17,10 @@ from flax import nnx
 from unisc.errors import InputError
 from unisc.models import zoo
 from unisc.train.checkpoint import without_keys
-from unisc.train.loop import Runtime, TrainResult, batch_shape, begin, train
+from unisc.train.loop import Runtime
 from unisc.train.packed import PackedRun, train_packed
 from unisc.train.progress import DivergedError
+from unisc.train.ranking import TrainResult, batch_shape, begin, train
 
 HERE = Path(__file__).parent
 COUNTED = ("num_steps", "num_requests", "num_examples", "num_positives")
@@ -129,7 +130,8 @@ CHILD = """
     from flax import nnx
     from pathlib import Path
     from unisc.data.columns import load
-    from unisc.train.loop import Runtime, TrainConfig
+    from unisc.train.loop import Runtime
+    from unisc.train.ranking import TrainConfig
     from unisc.train.packed import PackedRun, train_packed
 
     spec = importlib.util.spec_from_file_location("tiny_model", sys.argv[1])
@@ -221,7 +223,7 @@ DEVICES = """
     from flax import nnx
     from pathlib import Path
     from unisc.data.columns import load
-    from unisc.train.loop import TrainConfig
+    from unisc.train.ranking import TrainConfig
     from unisc.train.packed import PackedRun, train_packed
 
     spec = importlib.util.spec_from_file_location("tiny_model", sys.argv[1])

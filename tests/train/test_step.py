@@ -12,7 +12,7 @@ from unisc.data.pipeline import packed
 from unisc.models.rankmixer import L1_GROWTH, L1_START, RankMixer, RankMixerConfig
 from unisc.nn.recompute import recompute
 from unisc.train import state as train_state
-from unisc.train.loop import batch_shape, train, train_mesh
+from unisc.train.ranking import batch_shape, train, train_mesh
 from unisc.train.step import Hyper, make_train_step, parts_of
 
 RATE = 0.01

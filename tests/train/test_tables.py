@@ -18,8 +18,8 @@ from unisc.nn.tables import compose, to_store
 from unisc.objectives.ranking import ranking_loss
 from unisc.train import state as train_state
 from unisc.train.evaluate import EvalConfig, score
-from unisc.train.loop import train
 from unisc.train.optimizers import ADAM_B1, ADAM_B2, ADAM_EPS
+from unisc.train.ranking import train
 from unisc.train.state import ROW_MULTIPLE, read_rows, update_rows
 from unisc.train.step import Hyper, make_eval_step, make_train_step, parts_of
 

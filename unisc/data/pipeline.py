@@ -1,5 +1,7 @@
 """The input pipeline: a Grain source of packed batches, shuffled by (seed, epoch), whose iterator's state can be saved."""
 
+from typing import Any
+
 import numpy as np
 from grain import DatasetIterator as BatchIterator
 from grain import MapDataset, ReadOptions
@@ -88,13 +90,15 @@ def packed(
 
 
 def iterate(
-    source: PackedRequests | PackedViews | PackedBlocks,
+    source: Any,
     *,
     num_threads: int = 0,
     row_map: RowMap | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> BatchIterator:
     """Iterate over a source's batches in order; `get_state` and `set_state` save and restore the place.
+
+    A source has a length, and its element i is batch i, whatever was asked for before.
 
     `row_map` rewrites each batch for a store of fewer rows. A `share` (i, n) is every n-th batch, from batch i on.
 

@@ -1,6 +1,6 @@
 """Several runs of one structure trained as one program: seeds, rates, weights and shares of the data may differ.
 
-Every run has its own batches, schedule, counts, log and checkpoints, and ends where `unisc.train.loop.train` would take it
+Every run has its own batches, schedule, counts, log and checkpoints, and ends where `unisc.train.ranking.train` would take it
 alone, to rounding. Runs lie along a leading axis of the state (`unisc.train.step.make_packed_step`), shared out among the
 devices. The program runs as long as its longest run: one that is over, or failed, is held, and costs what it did before, so
 pack runs of like length. Where that pays is measured in `unisc.sweep.placement`.
@@ -28,8 +28,9 @@ from unisc.mesh import make_mesh, sharding
 from unisc.train.checkpoint import Checkpoints, Counts, Saved, with_keys, without_keys
 from unisc.train.finite import all_finite
 from unisc.train.logger import MetricsLogger
-from unisc.train.loop import Runtime, TrainConfig, TrainResult, batch_shape, begin
-from unisc.train.progress import DivergedError, Pending, count, diverged, rates, run_identity
+from unisc.train.loop import Runtime
+from unisc.train.progress import DivergedError, Pending, blame_of, count, diverged, rates, run_identity
+from unisc.train.ranking import TrainConfig, TrainResult, batch_shape, begin
 from unisc.train.state import TrainState
 from unisc.train.step import Hyper, StepMetrics, compiled, make_packed_step, parts_of
 
@@ -41,7 +42,7 @@ SHARED = ("optimizer", "table_optimizer", "table_dtype", "hash_rows", "collision
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedRun:
-    """What `loop.train` is given for one run. `runtime.on_step` hears once a call of the program, not once a step."""
+    """What `ranking.train` is given for one run. `runtime.on_step` hears once a call of the program, not once a step."""
 
     model: nnx.Module
     columns: Columns | Blocks
@@ -55,8 +56,8 @@ def train_packed(
     """Train runs together, resuming each where its checkpoint stands, and return their results in order.
 
     A run whose loss is not finite ends there, and its error stands in for its result; the others go on. Checkpoints are each
-    run's own, as `loop.train` writes them, so that packed runs may go on alone or in another pack, and the other way round; a
-    run is saved after the call of the program that passes its `checkpoint_every_steps`. A run's `train_secs` is its share of
+    run's own, as `ranking.train` writes them, so that packed runs may go on alone or in another pack, and the reverse; a run
+    is saved after the call of the program that passes its `checkpoint_every_steps`. A run's `train_secs` is its share of
     the time, which the runs under way split evenly; `compile_secs` is that of the one program.
 
     Raises:
@@ -186,7 +187,7 @@ class _Member:
         runtime = self.run.runtime
         pending = Pending(metrics, step.step, step.num_examples, step.hyper.learning_rate, step.batch)
         try:
-            self.loss = pending.finite_loss(self.run.columns)
+            self.loss = pending.finite_loss(blame_of(self.run.columns))
         except (DivergedError, InputError) as e:
             self.error = e
             return
@@ -217,7 +218,7 @@ class _Member:
             self.run.runtime.on_step(self.counts, self.num_steps)
 
     def result(self, graphdef: nnx.GraphDef, state: TrainState, compile_secs: float) -> TrainResult:
-        """Return what `loop.train` would."""
+        """Return what `ranking.train` would."""
         return TrainResult(
             model=nnx.merge(graphdef, nnx.State(state.dense), nnx.State(state.rest)),
             state=state,

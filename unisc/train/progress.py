@@ -6,11 +6,12 @@ import json
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from unisc.data.blocks import Blocks
 from unisc.data.columns import Columns
@@ -20,7 +21,6 @@ from unisc.errors import InputError
 from unisc.train.checkpoint import Counts, without_keys
 from unisc.train.finite import not_finite
 from unisc.train.state import TrainState
-from unisc.train.step import StepMetrics
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5p": 459e12, "TPU v5 lite": 197e12}
 """Dense bfloat16 FLOPs a second of a device, by the beginning of its kind's name, from the makers' data sheets."""
@@ -64,16 +64,48 @@ def count(counts: Counts, batch: Batch) -> None:
     counts.num_positives += int(np.asarray(batch.labels)[counted, 0].sum())
 
 
+Blame = Callable[[Any, int], str | None]
+"""Says of a step's batch, whose loss is not finite, what in it is not a number, and what to do; None where nothing is."""
+
+
+def blame_of(columns: Columns | Blocks) -> Blame:
+    """Return what names the feature of `columns` that is not a number."""
+
+    def blame(batch: Batch, step: int) -> str | None:
+        cause = not_finite(columns.spec, batch)
+        if cause is None:
+            return None
+        return (
+            f"{cause}: not a number in the batch of step {step}; correct the samples, or remove {columns.cache} if they"
+            " are right, and the run goes on from its last checkpoint"
+        )
+
+    return blame
+
+
+class Metrics(Protocol):
+    """What a step reports, left on the device until the loop asks."""
+
+    @property
+    def loss(self) -> Array:
+        """The loss that was trained on."""
+        ...
+
+    def report(self) -> dict[str, float]:
+        """Return a line of the log, waiting for it."""
+        ...
+
+
 class Pending(NamedTuple):
     """A dispatched step's metrics, and what the counters stood at."""
 
-    metrics: StepMetrics
+    metrics: Metrics
     step: int
     num_examples: int
     learning_rate: float
-    batch: Batch
+    batch: Any
 
-    def finite_loss(self, columns: Columns | Blocks) -> float:
+    def finite_loss(self, blame: Blame) -> float:
         """Return the step's loss, waiting for it.
 
         Raises:
@@ -83,23 +115,15 @@ class Pending(NamedTuple):
         loss = float(self.metrics.loss)
         if math.isfinite(loss):
             return loss
-        cause = not_finite(columns.spec, self.batch)
+        cause = blame(self.batch, self.step)
         if cause is None:
             raise diverged(f"loss is {loss}", self.step)
-        raise InputError(
-            f"{cause}: not a number in the batch of step {self.step}; correct the samples, or remove {columns.cache} if they"
-            " are right, and the run goes on from its last checkpoint"
-        )
+        raise InputError(cause)
 
     def report(self) -> dict[str, float]:
         """Return the step's line of the log."""
-        return {
-            "train/loss": float(self.metrics.loss),
-            "train/log_loss": float(self.metrics.task_log_loss[0]),
-            "train/grad_norm": float(self.metrics.grad_norm),
-            "train/learning_rate": self.learning_rate,
-            "perf/num_examples": self.num_examples,
-        }
+        at = {"train/learning_rate": self.learning_rate, "perf/num_examples": self.num_examples}
+        return {**self.metrics.report(), **at}
 
 
 def rates(counts: Counts, secs: float, flops_of: Callable[[int, int], int] | None, mesh: Mesh) -> dict[str, float]:

@@ -43,6 +43,14 @@ class StepMetrics(NamedTuple):
     task_log_loss: Float[Array, "tasks"]
     grad_norm: Float[Array, ""]
 
+    def report(self) -> dict[str, float]:
+        """Return the step's line of the log, waiting for it."""
+        return {
+            "train/loss": float(self.loss),
+            "train/log_loss": float(self.task_log_loss[0]),
+            "train/grad_norm": float(self.grad_norm),
+        }
+
 
 ComputeType = Literal["float32", "bfloat16"]
 TrainStep = Callable[[TrainState, Batch, Float[Array, "4"]], tuple[TrainState, StepMetrics]]
@@ -155,7 +163,7 @@ def step_body(
         def loss_fn(dense: Any, rows: Float[Array, "U E"], rest: Any, part: Batch) -> tuple[Array, tuple[RankingLoss, Any]]:
             targets = {"labels": part.labels, "weights": part.weights, "task_weights": task_weights}
             if compute == "bfloat16":
-                dense, rows, part = jax.tree.map(_narrow, (dense, rows, part))
+                dense, rows, part = jax.tree.map(narrow, (dense, rows, part))
             model = nnx.merge(graphdef, nnx.State(dense), nnx.State(rest))
 
             def loss_of(logits: Array) -> RankingLoss:
@@ -222,7 +230,8 @@ def step_body(
     return one_step
 
 
-def _narrow(x: Array) -> Array:
+def narrow(x: Array) -> Array:
+    """Return a float32 array as bfloat16, any other as it is."""
     return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
 
 

@@ -25,7 +25,7 @@ from unisc.distributed import is_first
 from unisc.errors import InputError
 from unisc.files import explained
 from unisc.models import zoo
-from unisc.train.loop import TrainConfig, TrainResult
+from unisc.train.ranking import TrainConfig, TrainResult
 from unisc.train.state import TrainState
 
 NAME = "model.npz"
