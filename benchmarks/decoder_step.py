@@ -258,7 +258,9 @@ def main() -> None:
 def _compare(shape: Shape, micros: Any, cores: int, repeats: int) -> dict[str, Any]:
     rows = shape.tokens // shape.length
     if rows % cores:
-        raise InputError(f"tokens {shape.tokens}: {rows} rows of {shape.length} are not shared out among {cores} cores; give more")
+        raise InputError(
+            f"tokens {shape.tokens}: {rows} rows of {shape.length} are not shared out among {cores} cores; give more"
+        )
     asked = [("unisc", 1), *((side, m) for side in ("transformers", "plain") for m in micros if rows % m == 0)]
     times = _measure(shape, asked, cores, repeats)
     for (side, micro), taken in times.items():
