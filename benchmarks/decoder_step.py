@@ -3,9 +3,9 @@
 Forward, backward and AdamW on random tokens without padding, in float32. Sides are processes of their own on the same cores,
 which take one step each in turns; all have the same allocator settings. PyTorch has two: "transformers", its Qwen3ForCausalLM
 with sdpa attention, and "plain", the same arithmetic by hand in the fewest operations (one product for queries, keys and
-values, one for gate and up, no mask). All are measured at several numbers of micro-batches. The ratio is PyTorch's time over
-ours in the same round, each at the number that suits it best, PyTorch as the better of its two: the median over rounds, with
-the 90 % bootstrap interval of that median. Beside it the ratio of processor times, which other load moves less.
+values, one for gate and up, no mask), both at several numbers of micro-batches; ours is the step that training runs, which has
+none. The ratio is PyTorch's time over ours in the same round, PyTorch at what suits it best: the median over rounds, with the
+90 % bootstrap interval of that median. Beside it the ratio of processor times, which other load moves less.
 
 On an accelerator, `--size 0.6b --compute bfloat16` runs our side alone and prints the share of the device's peak that the
 model's products reach; each token is counted with the tokens it sees, on average half of the row.
@@ -68,56 +68,47 @@ class Shape(NamedTuple):
     remat: bool = False
 
 
+class Texts(NamedTuple):
+    """Rows of tokens, each to foresee the next, and how much each counts."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
 def jax_side(shape: Shape) -> Callable[[], float]:
-    """The decoder, its loss in chunks; parts of the batch are shared out among the devices as in `unisc.train.step`."""
+    """The step of `unisc.train.encoder`, its batch spread over as many virtual devices as there are cores."""
     import jax
-    import jax.numpy as jnp
     from flax import nnx
 
-    from unisc.mesh import DATA, make_mesh, sharding
     from unisc.models.decoder import Decoder
-    from unisc.nn.recompute import recomputing
     from unisc.objectives.language import next_token_loss
-    from unisc.train.optimizers import dense_optimizer, is_decayed
+    from unisc.train import state as train_state
+    from unisc.train.encoder import encoder_mesh, make_encoder_step
+    from unisc.train.step import compiled
 
-    config = _decoder_config(shape)
-    graphdef, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
-    params = nnx.to_pure_dict(state)
-    optimizer = dense_optimizer("adam", clip_norm=1e9)
-    mesh = make_mesh()
-    everywhere, by_part = sharding(mesh), sharding(mesh, "batch")
+    model = Decoder(_decoder_config(shape), rngs=nnx.Rngs(0))
+    state = train_state.create(
+        model, num_rows=1, embed_dim=1, seed=0, table_init_std=0.05, table_optimizer="adagrad", clip_norm=1e9
+    )
+    tokens = _tokens(shape._replace(micro=1))[0]
+    batch = Texts(tokens, np.ones((len(tokens), shape.length), np.float32))
+    mesh = encoder_mesh(len(tokens))
+    held = jax.device_put(state, train_state.layout(mesh))
 
-    def loss_of(params: Any, part: Any) -> Any:
-        if shape.compute == "bfloat16":
-            params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-        model = nnx.merge(graphdef, nnx.State(params))
-        with recomputing(shape.remat):
-            hidden = model(model.embed(part[:, :-1]))
-        weights = jnp.ones(hidden.shape[:2])
-        return next_token_loss(hidden, model.output_vectors(), part[:, 1:], weights, chunk=shape.chunk).mean / shape.micro
+    def loss(model: Any, rows: Any, batch: Texts, shared: Any) -> tuple[Any, dict[str, Any]]:
+        hidden = model(model.embed(batch.tokens[:, :-1]))
+        found = next_token_loss(hidden, model.output_vectors(), batch.tokens[:, 1:], batch.weights, chunk=shape.chunk)
+        return found.mean, {}
 
-    def on_device(params: Any, moments: Any, parts: Any) -> Any:
-        slope = jax.value_and_grad(loss_of)
-        if len(parts) == 1:
-            total = slope(params, parts[0])
-        else:
-            nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-            total, _ = jax.lax.scan(lambda t, part: (jax.tree.map(jnp.add, t, slope(params, part)), None), nothing, parts)
-        loss, slopes = jax.lax.psum(total, DATA)
-        updates, moments = optimizer.update(slopes, moments)
-        moved = jax.tree.map(lambda p, u: p - RATE * (u + (DECAY * p if is_decayed(p) else 0.0)), params, updates)
-        return moved, moments, loss
-
-    specs = (everywhere.spec, everywhere.spec, by_part.spec), everywhere.spec
-    local = jax.shard_map(on_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
-    step = jax.jit(local, donate_argnums=(0, 1))
-    held = jax.device_put((params, optimizer.init(params)), everywhere)
-    parts = jax.device_put(_tokens(shape), by_part)
+    options = "adam", shape.compute, shape.remat
+    hyper = np.array([RATE, 0.0, DECAY], np.float32)
+    step = make_encoder_step(nnx.graphdef(model), loss, 1e9, mesh, Texts, False, *options)
+    step = compiled(step, held, batch, hyper, None)
 
     def run() -> float:
         nonlocal held
-        *held, loss = step(*held, parts)
-        return float(loss)
+        held, metrics = step(held, batch, hyper, None)
+        return float(metrics.loss)
 
     return run
 
@@ -232,7 +223,7 @@ def main() -> None:
     parser.add_argument("--size", nargs="+", default=["128", "256", "512"], choices=SIZES)
     parser.add_argument("--length", type=int, nargs="+", help="tokens of a row (128 and 512; of 0.6b 2048)")
     parser.add_argument("--tokens", type=int, help="tokens of a step (default: by size)")
-    parser.add_argument("--micro", type=int, nargs="+", help="micro-batches (1, as many as cores and twice that; of 0.6b 1)")
+    parser.add_argument("--micro", type=int, nargs="+", help="PyTorch's micro-batches (1 and as many as cores)")
     parser.add_argument("--chunk", type=int, default=128, help="positions whose logits our side holds at a time")
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
@@ -246,8 +237,7 @@ def main() -> None:
     if args.compute == "bfloat16" or "0.6b" in args.size:
         for size in args.size:
             tokens, length = args.tokens or SIZES[size].tokens, (args.length or [2048])[0]
-            shape = Shape(size, length, tokens, (args.micro or [1])[0], args.chunk, args.compute, args.remat)
-            _alone(shape, args.repeats, args.peak_tflops)
+            _alone(Shape(size, length, tokens, 1, args.chunk, args.compute, args.remat), args.repeats, args.peak_tflops)
         return
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "transformers"))
     print(f"machine   {args.cores} of {os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}; {packages}")
@@ -258,7 +248,7 @@ def main() -> None:
     for size in args.size:
         for length in args.length or (128, 512):
             tokens = args.tokens or SIZES[size].tokens
-            micros = args.micro or (1, args.cores, 2 * args.cores)
+            micros = args.micro or (1, args.cores)
             shape = Shape(size, length, tokens, 1, args.chunk, args.compute, args.remat)
             found.setdefault(size, {})[str(length)] = _compare(shape, micros, args.cores, args.repeats)
     if args.json:
@@ -267,10 +257,11 @@ def main() -> None:
 
 def _compare(shape: Shape, micros: Any, cores: int, repeats: int) -> dict[str, Any]:
     rows = shape.tokens // shape.length
-    fitting = [m for m in micros if rows % m == 0]
-    asked = [(side, m) for side in SIDES for m in fitting if side != "unisc" or m % cores == 0]
-    if not any(side == "unisc" for side, _ in asked):
-        raise InputError(f"micro {micros}: none is a multiple of {cores} cores and divides {rows} rows; give other --tokens")
+    if rows % cores:
+        raise InputError(
+            f"tokens {shape.tokens}: {rows} rows of {shape.length} are not shared out among {cores} cores; give more"
+        )
+    asked = [("unisc", 1), *((side, m) for side in ("transformers", "plain") for m in micros if rows % m == 0)]
     times = _measure(shape, asked, cores, repeats)
     for (side, micro), taken in times.items():
         wall, processor = np.median(taken, axis=0)
@@ -331,7 +322,6 @@ def _alone(shape: Shape, repeats: int, peak: float | None) -> None:
 
     device = jax.devices()[0]
     peak = peak or next((tflops for name, tflops in PEAK_TFLOPS.items() if name in device.device_kind), None)
-    shape = shape._replace(micro=shape.micro * jax.device_count())
     began = time.perf_counter()
     run = SIDES["unisc"](shape)
     first = run()

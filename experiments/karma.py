@@ -278,11 +278,14 @@ def fit(config: Config, data: Interests, model: KarmaTrainee, shared: Shared, ru
 
 
 def read(config: DataConfig, path: Path) -> Interests:
-    """Map the interests. Raises InputError for other ones than the configuration's."""
+    """Map the interests. Raises InputError for other ones than the configuration's, and for pairs without an order."""
     found = manifest.read(path, kind="interests")["fingerprint"]
     if found != config.interests:
         raise InputError(f"{path}: interests {found}, but this run is of {config.interests}; give those")
-    return load(path)
+    data = load(path)
+    if not data.is_ordered:
+        raise InputError(f"{path}: its pairs have no order, so no history; give interests made of sequences or logs")
+    return data
 
 
 def train_flops(config: Config, num_examples: int) -> int:

@@ -39,7 +39,7 @@ class InterestBatches:
     `fraction` is the share of users, nested. A pass follows the other without a seam, so that no batch is short.
 
     Raises:
-      InputError: data without an order, or fewer examples than a batch.
+      InputError: fewer examples than a batch.
     """
 
     def __init__(
@@ -52,8 +52,6 @@ class InterestBatches:
         lengths: "Lengths",
         fraction: float = 1.0,
     ):
-        if not data.is_ordered:
-            raise InputError(f"{data.path}: its pairs have no order, so no history; give interests made of sequences or logs")
         self.batch_size, self._data, self._lengths, self._seed = batch_size, data, lengths, seed
         self._rows = kept(data, fraction)
         if len(self._rows) < batch_size:

@@ -22,11 +22,11 @@ from unisc.models.decoder import Decoder
 from unisc.models.karma import Karma, KarmaConfig, KarmaHeads, KarmaTrainee
 from unisc.nn.frozen import freeze
 from unisc.objectives.language import next_token_loss
-from unisc.probe import linear_probe
+from unisc.probe import ProbeConfig, linear_probe
 from unisc.train.encoder import EncoderTrainConfig, train_encoder
 from unisc.train.interests import context_of, encode_interests
 
-CHUNK = 32
+CHUNK, PROBE = 32, ProbeConfig()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +60,9 @@ def judge(
     wanted = np.asarray(test.targets.values)[test.targets.offsets[probed]]
     for name, labels in (("category", data.catalogue.category), ("brand", data.catalogue.brand)):
         of_wanted = np.asarray(labels)[wanted]
-        if np.count_nonzero(of_wanted >= 0):
-            probe = linear_probe(interests, of_wanted, probed, seed=config.seed)
+        counts = np.bincount(of_wanted[of_wanted >= 0])
+        if np.count_nonzero(counts >= PROBE.min_count) > 1:  # else there is nothing to tell apart
+            probe = linear_probe(interests, of_wanted, probed, PROBE, seed=config.seed)
             found |= {f"{name}_accuracy{end}": v for end, v in zip(("", "_low", "_high"), probe.accuracy, strict=True)}
             found[f"{name}_majority"] = probe.majority
 

@@ -85,7 +85,7 @@ def load(
       InputError: no weights, weights as pickles, or a tensor that is missing, extra, twice there or of another shape (named).
     """
     graphdef, state = nnx.split(nnx.eval_shape(make))
-    found: dict[tuple[str | int, ...], jax.Array] = {}
+    found: dict[Any, jax.Array] = {}
     for file, stored, read in _tensors(folder):
         name = rename(stored)
         if name is None:
