@@ -21,8 +21,8 @@ from flax import nnx
 from unisc.config import Runtime
 from unisc.data import manifest
 from unisc.data.interests import Interests, load
-from unisc.data.tower_batches import Hard, kept, wanted_counts
 from unisc.data.text import load_tokenizer
+from unisc.data.tower_batches import Hard, kept, wanted_counts
 from unisc.errors import InputError
 from unisc.models import two_tower
 from unisc.models.text_encoder import TextConfig
@@ -130,7 +130,7 @@ def default(samples: Path, *, model: str = "all", size: str = "m", seed: int = 0
 
 
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
-    """Train towers on the interests in `runtime.data_dir`, with rounds of hard negatives, and rank the catalogue for its test."""
+    """Train towers on the interests in `runtime.data_dir`, in rounds of hard negatives, and rank the catalogue for its test."""
     began = time.perf_counter()
     data = read(config.data, Path(runtime.data_dir))
 

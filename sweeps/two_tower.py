@@ -5,15 +5,14 @@ its 90 % t interval. `runs()` is the same on interests of the generated shop, wh
 """
 
 import argparse
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from data_gen.interests.marketplace import build as build_interests
 from experiments import two_tower
-from sweeps import uniscale
 from sweeps.planning import preset_named
 from sweeps.rankers import interval
 from unisc.config import Runtime, override
@@ -80,7 +79,8 @@ def planned_run(interests: Path, features: str, size: str, rounds: int, fraction
     config, data = override(config, changes), load(interests)
     num_examples = (1 + rounds) * num_epochs * len(kept(data, fraction))
     flops = flops_per_example(config.model, history_len=config.data.history_len)
-    items = num_examples * (1 + config.contrast.num_shown + bool(rounds) * config.mining.num_hard)  # at most; histories repeat them
+    # At most so many items are encoded: those of histories and of other rows are mostly among them.
+    items = num_examples * (1 + config.contrast.num_shown + bool(rounds) * config.mining.num_hard)
     pairs = 6 * num_examples * config.train.batch_size * config.model.embed_dim
     work = float(flops.train(num_candidates=items, num_requests=num_examples) + pairs)
     label = f"{features} {size} rounds {rounds} share {fraction:g}"
@@ -126,8 +126,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--workers", type=int, help="one a core if not given")
     args = parser.parse_args()
-    given = {name: tuple(getattr(args, name)) for name in ("features", "sizes", "rounds", "fractions", "seeds") if getattr(args, name)}
-    planned = grid(args.interests, override(PRESETS[args.preset], given))
+    asked = {name: getattr(args, name) for name in ("features", "sizes", "rounds", "fractions", "seeds")}
+    planned = grid(args.interests, dataclasses.replace(PRESETS[args.preset], **{k: tuple(v) for k, v in asked.items() if v}))
     runtime = Runtime(data_dir=str(args.interests.absolute()), work_dir=str(args.out))
     records = run_sweep(planned, args.out, runtime=runtime, workers=args.workers, title="two towers")
     print(table(records, {run.fingerprint: run.label for run in planned}))
