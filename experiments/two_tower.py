@@ -106,7 +106,7 @@ def default(samples: Path, *, model: str = "all", size: str = "m", seed: int = 0
     dim = EMBED_DIMS[size]
     text = TextConfig(vocab_size=load_tokenizer(data.tokenizer).vocab_size, dim=dim, ffn_hidden=4 * dim, max_len=32)
     return Config(
-        data=DataConfig(interests=data.fingerprint, history_len=50 if data.is_ordered else 100),
+        data=DataConfig(interests=data.fingerprint, history_len=50),
         model=TwoTowerConfig(
             embed_dim=dim,
             user_features=users,
