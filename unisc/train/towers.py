@@ -160,13 +160,13 @@ def shared_of(data: Interests, model: TwoTowerConfig, counts: np.ndarray) -> Sha
     tokens = num_tokens = image = None
     if model.text and "text" in model.item_features:
         padded, mask = catalogue.text.padded(everything, model.text.max_len, keep="first")
-        tokens, num_tokens = padded.astype(np.int32), mask.sum(axis=1).astype(np.int32)
+        tokens, num_tokens = jnp.asarray(padded, jnp.int32), jnp.asarray(mask.sum(axis=1), jnp.int32)
     if model.image_dim:
         found = 0 if catalogue.visual is None else catalogue.visual.shape[1]
         if catalogue.visual is None or found != model.image_dim:
             raise InputError(f"image_dim {model.image_dim}: the catalogue's picture vectors have {found}; give that")
-        image = np.asarray(catalogue.visual, np.float32)
-    return Shared(counts.astype(np.int32), tokens, num_tokens, image)
+        image = jnp.asarray(catalogue.visual, jnp.float32)
+    return Shared(jnp.asarray(counts, jnp.int32), tokens, num_tokens, image)
 
 
 def table_rows(data: Interests, model: TwoTowerConfig) -> int:
