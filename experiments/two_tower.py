@@ -99,7 +99,8 @@ def default(samples: Path, *, model: str = "all", size: str = "m", seed: int = 0
     has |= {"text"} if len(data.catalogue.text.values) else set()
     has |= {"query"} if len(data.train.query.values) else set()
     has |= {"image"} if data.catalogue.visual is not None else set()
-    users, items = (tuple(feature for feature in side if feature in has) for side in FEATURES[model])
+    of_users, of_items = FEATURES[model]
+    users, items = tuple(f for f in of_users if f in has), tuple(f for f in of_items if f in has)
     if not items:
         raise InputError(f"{samples}: its items have none of {', '.join(FEATURES[model][1])}; give model id")
     reads_text = "text" in items or "query" in users
@@ -142,7 +143,7 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
         found = score(config, data, model)
         means = {name: float(values.mean()) for name, values in found.items()}
         metrics |= {f"eval/round_{number}/{name}": value for name, value in means.items()}
-        metrics |= {f"eval/{name}": value for name, value in means.items()} | model.mined
+        metrics |= {**{f"eval/{name}": value for name, value in means.items()}, **model.mined}
         trained.append(model)
     np.savez_compressed(Path(runtime.work_dir) / "eval.npz", allow_pickle=False, **found)
 

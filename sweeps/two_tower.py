@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from data_gen.interests.build import build
 from data_gen.interests.config import InterestsConfig
@@ -146,8 +147,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--workers", type=int, help="one a core if not given")
     args = parser.parse_args()
-    asked = {name: getattr(args, name) for name in ("features", "sizes", "rounds", "fractions", "seeds")}
-    planned = grid(args.interests, dataclasses.replace(PRESETS[args.preset], **{k: tuple(v) for k, v in asked.items() if v}))
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("features", "sizes", "rounds", "fractions", "seeds")}
+    given = {name: tuple(values) for name, values in given.items() if values}
+    planned = grid(args.interests, dataclasses.replace(PRESETS[args.preset], **given))
     runtime = Runtime(data_dir=str(args.interests.absolute()), work_dir=str(args.out))
     records = run_sweep(planned, args.out, runtime=runtime, workers=args.workers, title="two towers")
     print(table(records, {run.fingerprint: run.label for run in planned}))

@@ -75,9 +75,10 @@ class TowerLoss:
     has_user_rows: bool
 
     def __call__(
-        self, model: TwoTower, rows: Array | None, batch: Any, shared: Shared
+        self, model: nnx.Module, rows: Array | None, batch: Any, shared: Shared
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Return the mean over rows and, for the log, 1 / temperature."""
+        assert isinstance(model, TwoTower)
         chunks, num_slots = self.config.num_chunks, len(batch.unique_rows) - len(batch.user)
         read = shared.items(batch.unique_rows[:num_slots], None if rows is None else rows[:num_slots])
         items = encode_in_chunks(model.item, read, chunks)
