@@ -3,8 +3,8 @@
 Question:  what do ids, texts and pictures of items, the loss, and rounds of mined hard negatives each buy in recall?
 Command:   `python -m data_gen.interests build LOGS_OR_CONVERTED --out INTERESTS`, then
            `unisc train experiments/two_tower.py --samples INTERESTS --model id --size m --out DIR`.
-Cost:      on one core of a 2024 server, Amazon CDs with --model id --size m: see `experiments/LOG.md`; a round of hard
-           negatives as much again, and the mining.
+Cost:      Amazon CDs (604 thousand pairs), --model id --size m: about 20 core seconds an epoch, and some 100 to score all users
+           and popularity; a round of hard negatives costs all epochs again, and the mining.
 Expected:  far above popularity, which stands beside it. Amazon CDs: R@20 of at least .12 (published: popularity .012, NGCF
            .126, SimpleX .176; BARS benchmark).
 """
@@ -99,14 +99,15 @@ def default(samples: Path, *, model: str = "all", size: str = "m", seed: int = 0
     has |= {"text"} if len(data.catalogue.text.values) else set()
     has |= {"query"} if len(data.train.query.values) else set()
     has |= {"image"} if data.catalogue.visual is not None else set()
-    users, items = (tuple(feature for feature in side if feature in has) for side in FEATURES[model])
+    of_users, of_items = FEATURES[model]
+    users, items = tuple(f for f in of_users if f in has), tuple(f for f in of_items if f in has)
     if not items:
         raise InputError(f"{samples}: its items have none of {', '.join(FEATURES[model][1])}; give model id")
     reads_text = "text" in items or "query" in users
     dim = EMBED_DIMS[size]
     text = TextConfig(vocab_size=load_tokenizer(data.tokenizer).vocab_size, dim=dim, ffn_hidden=4 * dim, max_len=32)
     return Config(
-        data=DataConfig(interests=data.fingerprint, history_len=50 if data.is_ordered else 100),
+        data=DataConfig(interests=data.fingerprint, history_len=50),
         model=TwoTowerConfig(
             embed_dim=dim,
             user_features=users,
@@ -130,7 +131,7 @@ def default(samples: Path, *, model: str = "all", size: str = "m", seed: int = 0
 
 
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
-    """Train towers on the interests in `runtime.data_dir`, with rounds of hard negatives, and rank the catalogue for its test."""
+    """Train towers on the interests in `runtime.data_dir`, in rounds of hard negatives, and rank the catalogue for its test."""
     began = time.perf_counter()
     data = read(config.data, Path(runtime.data_dir))
 
@@ -142,7 +143,7 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
         found = score(config, data, model)
         means = {name: float(values.mean()) for name, values in found.items()}
         metrics |= {f"eval/round_{number}/{name}": value for name, value in means.items()}
-        metrics |= {f"eval/{name}": value for name, value in means.items()} | model.mined
+        metrics |= {**{f"eval/{name}": value for name, value in means.items()}, **model.mined}
         trained.append(model)
     np.savez_compressed(Path(runtime.work_dir) / "eval.npz", allow_pickle=False, **found)
 

@@ -5,19 +5,26 @@ its 90 % t interval. `runs()` is the same on interests of the generated shop, wh
 """
 
 import argparse
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from data_gen.interests.build import build
+from data_gen.interests.config import InterestsConfig
 from experiments import two_tower
+from sweeps import uniscale
 from sweeps.planning import preset_named
 from sweeps.rankers import interval
+from sweeps.stages import Stages, make_logs
 from unisc.config import Runtime, override
+from unisc.data import manifest
 from unisc.data.interests import load
 from unisc.data.tower_batches import kept
-from unisc.errors import run_command
+from unisc.errors import InputError, run_command
 from unisc.models.two_tower import flops_per_example, num_params
 from unisc.sweep.budget import cost_units
 from unisc.sweep.launch.local import run_sweep
@@ -52,6 +59,21 @@ PRESETS = MappingProxyType(
 """The shop's logs are those of the study's preset of the same name."""
 
 
+def prepare(root: Path, *, preset: str) -> None:
+    """Make the study's logs and the interests of them in `root` where they are missing.
+
+    Raises:
+      InputError: unknown preset, or interests of other logs are in the way.
+    """
+    preset_named(PRESETS, preset)
+    logs, out = root / "logs", data_dir(root, preset=preset)
+    made = make_logs(uniscale.shop(uniscale.PRESETS[preset]), logs, Stages(root, root, workers=0))
+    if not out.exists():
+        build(logs, out, InterestsConfig())
+    if manifest.read(out, kind="interests")["config"]["made_from"]["fingerprint"] != made["fingerprint"]:
+        raise InputError(f"{out}: interests of other logs; remove it")
+
+
 def data_dir(root: Path, *, preset: str) -> Path:
     """Return the interests that the runs read."""
     preset_named(PRESETS, preset)
@@ -78,7 +100,8 @@ def planned_run(interests: Path, features: str, size: str, rounds: int, fraction
     config, data = override(config, changes), load(interests)
     num_examples = (1 + rounds) * num_epochs * len(kept(data, fraction))
     flops = flops_per_example(config.model, history_len=config.data.history_len)
-    items = num_examples * (1 + config.contrast.num_shown + bool(rounds) * config.mining.num_hard)  # at most; histories repeat them
+    # At most so many items are encoded: those of histories and of other rows are mostly among them.
+    items = num_examples * (1 + config.contrast.num_shown + bool(rounds) * config.mining.num_hard)
     pairs = 6 * num_examples * config.train.batch_size * config.model.embed_dim
     work = float(flops.train(num_candidates=items, num_requests=num_examples) + pairs)
     label = f"{features} {size} rounds {rounds} share {fraction:g}"
@@ -124,8 +147,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--workers", type=int, help="one a core if not given")
     args = parser.parse_args()
-    given = {name: tuple(getattr(args, name)) for name in ("features", "sizes", "rounds", "fractions", "seeds") if getattr(args, name)}
-    planned = grid(args.interests, override(PRESETS[args.preset], given))
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("features", "sizes", "rounds", "fractions", "seeds")}
+    given = {name: tuple(values) for name, values in given.items() if values}
+    planned = grid(args.interests, dataclasses.replace(PRESETS[args.preset], **given))
     runtime = Runtime(data_dir=str(args.interests.absolute()), work_dir=str(args.out))
     records = run_sweep(planned, args.out, runtime=runtime, workers=args.workers, title="two towers")
     print(table(records, {run.fingerprint: run.label for run in planned}))

@@ -95,10 +95,13 @@ def test_mined_negatives_stand_beside_the_shown(interests):
 
 def test_draws_follow_the_counts(interests):
     data = interests[True]
-    batches = TowerBatches(data, **{**SETTINGS, "num_epochs": 20}, num_drawn=40, draw_power=1.0, whole=True)
-    drawn = np.bincount(np.concatenate([batches[i].drawn.ravel() for i in range(len(batches))]), minlength=600)
-    share = np.maximum(wanted_counts(data, np.arange(40)), 1.0)
-    np.testing.assert_allclose(drawn / drawn.sum(), share / share.sum(), atol=5e-4)
+    batches = TowerBatches(data, **{**SETTINGS, "num_epochs": 20}, num_drawn=40, draw_power=4.0, whole=True)
+    drawn = np.concatenate([batches[i].drawn.ravel() for i in range(len(batches))])
+    counts = wanted_counts(data, np.arange(40))
+    weights = np.maximum(counts, 1.0) ** 4
+    often = counts >= 2
+    assert often.any() and weights[often].sum() > 2 * often.sum()
+    assert np.mean(often[drawn]) == pytest.approx(weights[often].sum() / weights.sum(), abs=0.01)
 
 
 def test_shares_of_users_are_nested(interests):

@@ -28,9 +28,9 @@ class TowerBatch(NamedTuple):
     columns, other rows' wanted items, that row's user is known to want, too. `drawn` are items drawn for all rows together.
     """
 
-    unique_rows: Int[np.ndarray, "UB"]
-    user: Int[np.ndarray, "B"]
-    wanted: Int[np.ndarray, "B"]
+    unique_rows: Int[np.ndarray, " UB"]
+    user: Int[np.ndarray, " B"]
+    wanted: Int[np.ndarray, " B"]
     history: Int[np.ndarray, "B S"]
     history_mask: Bool[np.ndarray, "B S"]
     query: Int[np.ndarray, "B T"]
@@ -142,13 +142,13 @@ class TowerBatches:
         drawn = np.searchsorted(self._bounds[:-1], rng.random((self.batch_size, self.num_drawn)), side="right")
         return _Content(rows, wanted, hard, hard_mask, drawn, history, history_mask)
 
-    def _ordered(self, epoch: int) -> Int[np.ndarray, "N"]:
+    def _ordered(self, epoch: int) -> Int[np.ndarray, " N"]:
         """Return the train rows in an epoch's order; the last one asked for is kept."""
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.seed, ORDER_STREAM, epoch]).permutation(self.rows)
         return self._order[1]
 
-    def _name(self, groups: Sequence[np.ndarray]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "I"]]:
+    def _name(self, groups: Sequence[np.ndarray]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " I"]]:
         """Return distinct items, first groups first while there is room, and each item's place among them, -1 without one."""
         place = np.full(self.data.catalogue.num_items, -1, np.int32)
         if self.whole:
@@ -190,7 +190,7 @@ class _Content(NamedTuple):
 
 
 def histories(
-    data: Interests, examples: Examples, rows: Int[np.ndarray, "B"], length: int, *, wanted: np.ndarray | None = None
+    data: Interests, examples: Examples, rows: Int[np.ndarray, " B"], length: int, *, wanted: np.ndarray | None = None
 ) -> tuple[Int[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
     """Return the last items of some examples' histories, oldest first, and where they are real.
 
@@ -204,7 +204,7 @@ def histories(
     return found[:, :length], mask[:, :length]
 
 
-def kept(data: Interests, fraction: float) -> Int[np.ndarray, "N"]:
+def kept(data: Interests, fraction: float) -> Int[np.ndarray, " N"]:
     """Return the train rows of that share of users; a larger share holds the smaller.
 
     Raises:
@@ -216,7 +216,7 @@ def kept(data: Interests, fraction: float) -> Int[np.ndarray, "N"]:
     return np.flatnonzero(lot[data.train.user] < fraction * data.num_users)
 
 
-def wanted_counts(data: Interests, rows: Int[np.ndarray, "N"]) -> Int[np.ndarray, "I"]:
+def wanted_counts(data: Interests, rows: Int[np.ndarray, " N"]) -> Int[np.ndarray, " I"]:
     """Count how often each item is wanted in some train rows."""
     targets = data.train.targets
     return np.bincount(targets.values[targets.offsets[rows]], minlength=data.catalogue.num_items)

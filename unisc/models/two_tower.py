@@ -10,6 +10,7 @@ row-sparse one (`unisc.train.encoder`), whose update costs by the rows a batch t
 size, untouched rows would move, too, and a million of them would be a step's main cost.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -146,18 +147,18 @@ class TwoTower(nnx.Module):
 
     def item(self, items: Items) -> Float[Array, "U D"]:
         """Return unit vectors of items."""
-        parts = []
+        parts: list[Array] = []
         if "id" in self.config.item_features:
             parts.append(_given(items.row, "id"))
         if self.item_text is not None:
             parts.append(self.item_text(_given(items.tokens, "text"), _given(items.token_mask, "text")))
         if self.image is not None:
             parts.append(self.image(rms_norm(_given(items.image, "image"))))
-        return _finish(sum(parts), self.item_hidden)
+        return _finish(parts, self.item_hidden)
 
     def user(self, users: Users) -> Float[Array, "B D"]:
         """Return unit vectors of users; a user of whom nothing at all is known, and who asks nothing, is zero."""
-        parts = []
+        parts: list[Array] = []
         if "id" in self.config.user_features:
             parts.append(_given(users.row, "id"))
         if self.query_text is not None:
@@ -167,21 +168,22 @@ class TwoTower(nnx.Module):
                 self.history_mean(masked_mean(_given(users.history, "history"), _given(users.history_mask, "history")))
             )
         if self.history is not None:
-            parts = [self._read(users, sum(parts))]
-        return _finish(sum(parts), self.user_hidden)
+            parts = [self._read(users, parts)]
+        return _finish(parts, self.user_hidden)
 
-    def _read(self, users: Users, so_far: Array | int) -> Float[Array, "B D"]:
+    def _read(self, users: Users, so_far: list[Array]) -> Float[Array, "B D"]:
         """Read a history, and last what else is known of the user, by the transformer."""
         assert self.history is not None
         history, mask = _given(users.history, "history"), _given(users.history_mask, "history")
         token = self.history.embed(jnp.zeros((len(history), 1), jnp.int32))
-        last = token if isinstance(so_far, int) else token + so_far[:, None]
+        last = functools.reduce(jnp.add, [part[:, None] for part in so_far], token)
         x = jnp.concatenate([history, last], axis=1)
         valid = jnp.concatenate([mask, jnp.ones((len(history), 1), bool)], axis=1)
         return self.history(x, valid)[:, -1]
 
 
-def _finish(total: Float[Array, "n D"], hidden: Iterable[MLP]) -> Float[Array, "n D"]:
+def _finish(parts: list[Array], hidden: Iterable[MLP]) -> Float[Array, "n D"]:
+    total = functools.reduce(jnp.add, parts)
     for layer in hidden:
         total = total + layer(rms_norm(total))
     return unit_norm(total)

@@ -147,8 +147,10 @@ def _column_logits(
 def _same(item_ids: Array, hard: Hard | None, columns: Array) -> Bool[Array, "B C"]:
     """Mark the columns that hold a row's positive or one of its own negatives; the row's own column is among them."""
     same = item_ids[:, None] == columns
+    if hard is None:
+        return same
     # Slot by slot: the comparisons fuse, and (B, K, C) of them are never laid down.
-    for slot in range(0 if hard is None else hard.ids.shape[1]):
+    for slot in range(hard.ids.shape[1]):
         same = same | ((hard.ids[:, slot, None] == columns) & hard.mask[:, slot, None])
     return same
 

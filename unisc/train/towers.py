@@ -75,9 +75,10 @@ class TowerLoss:
     has_user_rows: bool
 
     def __call__(
-        self, model: TwoTower, rows: Array | None, batch: Any, shared: Shared
+        self, model: nnx.Module, rows: Array | None, batch: Any, shared: Shared
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Return the mean over rows and, for the log, 1 / temperature."""
+        assert isinstance(model, TwoTower)
         chunks, num_slots = self.config.num_chunks, len(batch.unique_rows) - len(batch.user)
         read = shared.items(batch.unique_rows[:num_slots], None if rows is None else rows[:num_slots])
         items = encode_in_chunks(model.item, read, chunks)
@@ -160,13 +161,13 @@ def shared_of(data: Interests, model: TwoTowerConfig, counts: np.ndarray) -> Sha
     tokens = num_tokens = image = None
     if model.text and "text" in model.item_features:
         padded, mask = catalogue.text.padded(everything, model.text.max_len, keep="first")
-        tokens, num_tokens = padded.astype(np.int32), mask.sum(axis=1).astype(np.int32)
+        tokens, num_tokens = jnp.asarray(padded, jnp.int32), jnp.asarray(mask.sum(axis=1), jnp.int32)
     if model.image_dim:
         found = 0 if catalogue.visual is None else catalogue.visual.shape[1]
         if catalogue.visual is None or found != model.image_dim:
             raise InputError(f"image_dim {model.image_dim}: the catalogue's picture vectors have {found}; give that")
-        image = np.asarray(catalogue.visual, np.float32)
-    return Shared(counts.astype(np.int32), tokens, num_tokens, image)
+        image = jnp.asarray(catalogue.visual, jnp.float32)
+    return Shared(jnp.asarray(counts, jnp.int32), tokens, num_tokens, image)
 
 
 def table_rows(data: Interests, model: TwoTowerConfig) -> int:
