@@ -2,15 +2,15 @@
 
 Question:  how much of a held-out item does a small transformer over item ids find, and what do item texts add?
 Command:   `python -m data_gen.interests build CONVERTED --out INTERESTS`, then
-           `unisc train experiments/sasrec.py --samples INTERESTS --model sasrec --size m --out DIR`; `--model sasrec_text`
-           adds texts, `sasrec_binary` has the published loss.
+           `unisc train experiments/sasrec.py --samples INTERESTS --model sasrec --size m --out DIR`; `--model
+           sasrec_text` adds texts, `sasrec_binary` has the published loss.
 Cost:      ten minutes of one core on Amazon Beauty at size m with the whole softmax.
 Expected:  on Beauty, leave-one-out, ranked among all 12,101 items, R@10 of at least .060 (published .0688); a softmax over many
            items above the published loss of one negative (arXiv 2309.07602).
 
 A run's horizon is fixed: its rate falls to nothing over `train.num_epochs` passes, and what the last step leaves is scored, on
 validation and on test alike. Settings were chosen on validation; nothing of a run is chosen on test. Metrics under `eval/test`
-rank every item; those under `eval/test_unseen` leave out the items of the user's history, which Beauty's users never take again.
+rank every item; those under `eval/test_unseen` leave out what the user's history holds, which on Beauty is never a target.
 """
 
 import time
@@ -64,7 +64,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
-    """The loss (`unisc.objectives.next_item`); if it samples, `num_negatives` draws a row of a batch stand for the catalogue."""
+    """The loss (`unisc.objectives.next_item`); if it samples, `num_negatives` draws a row of a batch stand for all items."""
 
     loss: LossName
     num_negatives: int = 16
