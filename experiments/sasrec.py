@@ -27,7 +27,7 @@ from unisc.config import Runtime
 from unisc.data import manifest
 from unisc.data.interests import KIND, Examples, Interests, load
 from unisc.data.ragged import Ragged
-from unisc.data.sequences import PackedSequences, SequenceBatch, user_sequences
+from unisc.data.sequences import PackedSequences, user_sequences
 from unisc.errors import InputError
 from unisc.models.sasrec import ItemText, SASRec, SASRecConfig, encode, flops_per_place, num_params
 from unisc.objectives import next_item
@@ -180,14 +180,14 @@ def batches(config: Config, interests: Interests) -> PackedSequences:
     )
 
 
-def softmax_loss(model: Any, rows: None, batch: SequenceBatch, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
+def softmax_loss(model: Any, rows: None, batch: Any, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
     """Return the cross-entropy over the catalogue."""
     vectors = model.item_vectors(text)
     hidden = model(vectors, batch.items, batch.place, batch.segment)
     return next_item.softmax(hidden, vectors, batch.targets, batch.weights, scale=model.scale), {}
 
 
-def drawn_loss(model: Any, rows: None, batch: SequenceBatch, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
+def drawn_loss(model: Any, rows: None, batch: Any, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
     """Return the cross-entropy with the catalogue sampled."""
     vectors = model.item_vectors(text)
     hidden = model(vectors, batch.items, batch.place, batch.segment)
@@ -195,7 +195,7 @@ def drawn_loss(model: Any, rows: None, batch: SequenceBatch, text: Any) -> tuple
     return next_item.sampled_softmax(*given, scale=model.scale), {}
 
 
-def binary_loss(model: Any, rows: None, batch: SequenceBatch, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
+def binary_loss(model: Any, rows: None, batch: Any, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
     """Return the published loss, of one draw a place."""
     vectors = model.item_vectors(text)
     hidden = model(vectors, batch.items, batch.place, batch.segment)
