@@ -92,9 +92,8 @@ def test_it_learns_what_the_last_item_alone_cannot_say(interests, tmp_path):
     assert (tmp_path / "eval.npz").exists()
 
 
-@pytest.mark.parametrize("loss", ["binary", "sampled_softmax"])
-def test_the_other_losses_learn_it_in_part(interests, tmp_path, loss):
-    config = configured(interests, **{"objective.loss": loss, "train.num_epochs": 25})
+def test_a_sampled_catalogue_teaches_it_in_part(interests, tmp_path):
+    config = configured(interests, **{"objective.loss": "sampled_softmax", "train.num_epochs": 25})
     found = sasrec.run(config, Runtime(data_dir=str(interests), work_dir=str(tmp_path)))
     assert found["metrics"]["eval/test/recall@5"] > found["metrics"]["eval/popularity/recall@5"] + 0.15
 
