@@ -2,15 +2,15 @@
 
 Question:  how much of a held-out item does a small transformer over item ids find, and what do item texts add?
 Command:   `python -m data_gen.interests build CONVERTED --out INTERESTS`, then
-           `unisc train experiments/sasrec.py --samples INTERESTS --model sasrec --size m --out DIR`; `--model sasrec_text`
-           adds texts, `sasrec_binary` has the published loss.
+           `unisc train experiments/sasrec.py --samples INTERESTS --model sasrec --size m --out DIR`; `--model
+           sasrec_text` adds texts, `sasrec_binary` has the published loss.
 Cost:      ten minutes of one core on Amazon Beauty at size m with the whole softmax.
 Expected:  on Beauty, leave-one-out, ranked among all 12,101 items, R@10 of at least .060 (published .0688); a softmax over many
            items above the published loss of one negative (arXiv 2309.07602).
 
 A run's horizon is fixed: its rate falls to nothing over `train.num_epochs` passes, and what the last step leaves is scored, on
 validation and on test alike. Settings were chosen on validation; nothing of a run is chosen on test. Metrics under `eval/test`
-rank every item; those under `eval/test_unseen` leave out the items of the user's history, which Beauty's users never take again.
+rank every item; those under `eval/test_unseen` leave out what the user's history holds, which on Beauty is never a target.
 """
 
 import time
@@ -27,7 +27,7 @@ from unisc.config import Runtime
 from unisc.data import manifest
 from unisc.data.interests import KIND, Examples, Interests, load
 from unisc.data.ragged import Ragged
-from unisc.data.sequences import PackedSequences, SequenceBatch, user_sequences
+from unisc.data.sequences import PackedSequences, user_sequences
 from unisc.errors import InputError
 from unisc.models.sasrec import ItemText, SASRec, SASRecConfig, encode, flops_per_place, num_params
 from unisc.objectives import next_item
@@ -64,7 +64,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
-    """The loss (`unisc.objectives.next_item`); if it samples, `num_negatives` draws a row of a batch stand for the catalogue."""
+    """The loss (`unisc.objectives.next_item`); if it samples, `num_negatives` draws a row of a batch stand for all items."""
 
     loss: LossName
     num_negatives: int = 16
@@ -180,14 +180,14 @@ def batches(config: Config, interests: Interests) -> PackedSequences:
     )
 
 
-def softmax_loss(model: Any, rows: None, batch: SequenceBatch, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
+def softmax_loss(model: Any, rows: None, batch: Any, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
     """Return the cross-entropy over the catalogue."""
     vectors = model.item_vectors(text)
     hidden = model(vectors, batch.items, batch.place, batch.segment)
     return next_item.softmax(hidden, vectors, batch.targets, batch.weights, scale=model.scale), {}
 
 
-def drawn_loss(model: Any, rows: None, batch: SequenceBatch, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
+def drawn_loss(model: Any, rows: None, batch: Any, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
     """Return the cross-entropy with the catalogue sampled."""
     vectors = model.item_vectors(text)
     hidden = model(vectors, batch.items, batch.place, batch.segment)
@@ -195,7 +195,7 @@ def drawn_loss(model: Any, rows: None, batch: SequenceBatch, text: Any) -> tuple
     return next_item.sampled_softmax(*given, scale=model.scale), {}
 
 
-def binary_loss(model: Any, rows: None, batch: SequenceBatch, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
+def binary_loss(model: Any, rows: None, batch: Any, text: Any) -> tuple[Float[Array, ""], dict[str, Any]]:
     """Return the published loss, of one draw a place."""
     vectors = model.item_vectors(text)
     hidden = model(vectors, batch.items, batch.place, batch.segment)

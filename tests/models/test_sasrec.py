@@ -42,7 +42,7 @@ def row(*lengths, width=10):
         place[0, start : start + length] = CONFIG.max_len - length + np.arange(length)
         segment[0, start : start + length] = number
         start += length
-    return items, place, segment
+    return tuple(map(jnp.asarray, (items, place, segment)))
 
 
 def test_a_place_depends_on_what_is_before_it_in_its_own_sequence_alone(model):
@@ -53,7 +53,7 @@ def test_a_place_depends_on_what_is_before_it_in_its_own_sequence_alone(model):
     def slope(at):
         # Each place has a vector of its own here, so that the gradient says which places were read.
         def output(read):
-            return jnp.sum(model(jnp.concatenate([onto, read]), 30 + np.arange(10)[None], place, segment)[0, at])
+            return jnp.sum(model(jnp.concatenate([onto, read]), 30 + jnp.arange(10)[None], place, segment)[0, at])
 
         return jnp.abs(jax.grad(output)(onto[items[0]])).sum(axis=1) > 0
 
@@ -75,8 +75,7 @@ def test_encoding_reads_the_last_items_of_a_history_whatever_stands_beside_it(mo
     queries, vectors = encode(model, histories, block=2)
     np.testing.assert_allclose(queries[2], queries[3], atol=1e-6)
     assert not queries[1].any() and vectors.shape == (30, 8)
-    items, place = np.array([[3, 4]], np.int32), np.array([[8, 9]], np.int32)
-    by_hand = model(model.item_vectors(), items, place, np.zeros((1, 2), np.int32))[0, -1]
+    by_hand = model(model.item_vectors(), jnp.array([[3, 4]]), jnp.array([[8, 9]]), jnp.zeros((1, 2), jnp.int32))[0, -1]
     np.testing.assert_allclose(queries[0], by_hand, atol=1e-5)
 
 

@@ -29,16 +29,16 @@ class SequenceBatch(NamedTuple):
 
 
 def user_sequences(train: Examples) -> Ragged:
-    """Return each user's longest sequence in train, in the order of the users' numbers: a last example's history and target.
+    """Return each user's sequence in train, in the order of the users' numbers: its longest history and what came after it.
 
-    Examples of a user are in the order of time; of a user with more items than a history holds, the last ones stay.
+    Of a user with more items than a history holds it is the last such example, by the order in train.
 
     Raises:
       InputError: no example, or none with a history.
     """
     if not train.num_examples or not train.history.lengths.any():
         raise InputError("train: no example with a history; give interests whose users have an order")
-    order = np.argsort(train.user, kind="stable")
+    order = np.lexsort((train.history.lengths, train.user))  # stable
     last = order[np.append(np.diff(train.user[order]) != 0, True)]
     history, target = train.history.take(last), train.targets.take(last)
     lengths = history.lengths + 1

@@ -11,7 +11,7 @@ Rows may hold several users' sequences, told apart by `segment`: sequences are s
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +179,7 @@ def encode(
 
     @jax.jit
     def last(
-        state: nnx.State, vectors: Float[Array, "I D"], items: Int[Array, "B T"], lengths: Int[Array, "B"]
+        state: Any, vectors: Float[Array, "I D"], items: Int[Array, "B T"], lengths: Int[Array, "B"]
     ) -> Float[Array, "B D"]:
         at = jnp.arange(items.shape[1])[None]
         place = jnp.clip(config.max_len - lengths[:, None] + at, 0, config.max_len - 1)

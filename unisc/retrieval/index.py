@@ -6,6 +6,7 @@ search is simpler (`unisc.retrieval.exact`); this serves a catalogue from a CPU.
 """
 
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -114,13 +115,13 @@ class Index:
             check_directions(queries, "queries")
         if not len(queries):
             return np.zeros((0, k), np.float32), np.zeros((0, k), np.int64)
-        found = self._graph.search(np.ascontiguousarray(queries, np.float32), k, threads=num_threads)
-        # One query alone comes back without its axis.
-        keys, distances = (np.reshape(x, (len(queries), k)) for x in (found.keys, found.distances))
-        counts = np.full(len(queries), len(found)) if len(queries) == 1 else np.asarray(found.counts)
-        missing = np.arange(k) >= counts[:, None]
-        scores = np.where(missing, -np.inf, 1.0 - distances).astype(np.float32)
-        return scores, np.where(missing, -1, keys.astype(np.int64))
+        # One query alone would come back without its axis, and cut where fewer are found.
+        asked = np.ascontiguousarray(np.repeat(queries, 2, axis=0) if len(queries) == 1 else queries, np.float32)
+        found = self._graph.search(asked, k, threads=num_threads)
+        assert isinstance(found, usearch.BatchMatches)
+        missing = np.arange(k) >= np.asarray(found.counts)[:, None]
+        scores = np.where(missing, -np.inf, 1.0 - found.distances).astype(np.float32)[: len(queries)]
+        return scores, np.where(missing, -1, found.keys.astype(np.int64))[: len(queries)]
 
     def save(self, out: Path) -> None:
         """Write the index into a new folder. Raises InputError where that holds something or cannot be written."""
@@ -131,7 +132,7 @@ class Index:
                 kind=KIND,
                 config={**asdict(self.config), "dim": self.dim},
                 counts={"items": self.num_items},
-                versions={"usearch": usearch.Index.metadata(str(folder / FILE))["version"]},
+                versions={"usearch": version("usearch")},
             )
 
     @classmethod
