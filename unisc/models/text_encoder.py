@@ -81,8 +81,15 @@ class Bidirectional(Decoder):
         turns = self._turns(positions(valid))
         blocked = jnp.broadcast_to(jnp.where(valid[:, None], 0.0, BLOCKED), (*valid.shape, valid.shape[1]))
         for block in self.blocks:
-            x = recompute(Block.__call__, block, x, turns, blocked)
+            x = recompute(_read_all, block, x, turns, blocked)
         return self.norm(x)
+
+
+def _read_all(
+    block: Block, x: Float[Array, "B T D"], turns: Float[Array, "2 B T half"], blocked: Float[Array, "B T T"]
+) -> Float[Array, "B T D"]:
+    q, k, v = block.attention.project(block.attention_norm(x), turns)
+    return block.finish(x, block.attention.attend(q, k, v, blocked))
 
 
 def num_params(config: TextConfig, dim_out: int) -> ParamCount:
