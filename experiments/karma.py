@@ -37,7 +37,7 @@ from unisc.objectives.contrastive import Hard, info_nce
 from unisc.objectives.language import next_token_loss
 from unisc.train import loop
 from unisc.train.encoder import EncoderResult, EncoderTrainConfig, train_encoder
-from unisc.train.interests import context_of, encode_catalogue, retrieve, text_features
+from unisc.train.interests import context_of, encode_catalogue, popularity, retrieve, text_features
 from unisc.train.semantics import SemanticsConfig, judge
 
 VERSION = 1
@@ -148,7 +148,7 @@ def default(samples: Path, *, model: str = "rec", size: str = "s", seed: int = 0
         ),
         objective=OBJECTIVES[model],
         train=EncoderTrainConfig(
-            batch_size=min(256, data.train.num_examples), learning_rate=1e-3, weight_decay=0.01, seed=seed, num_epochs=3
+            batch_size=min(256, data.train.num_examples), learning_rate=3e-3, weight_decay=0.01, seed=seed, num_epochs=10
         ),
         semantics=SemanticsConfig(),
     )
@@ -174,10 +174,15 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
 
     # 4. Recall over the whole catalogue, order within what was shown, and the measures of collapse.
     items = encode_catalogue(trained.model.serve, shared.features)
-    found = retrieve(trained.model.serve, items, data, shared.features, lengths, ks=config.ks)
+    scored = {
+        split: retrieve(trained.model.serve, items, data, examples, shared.features, lengths, ks=config.ks)
+        for split, examples in (("test", data.test), ("validation", data.validation))
+    }
     after = judge(trained.model, language, data, shared.features, lengths, config.semantics)
-    np.savez_compressed(Path(runtime.work_dir) / "eval.npz", allow_pickle=False, **found.arrays, items=items)
-    metrics = {f"eval/{name}": value for name, value in found.metrics.items()}
+    np.savez_compressed(Path(runtime.work_dir) / "eval.npz", allow_pickle=False, **scored["test"].arrays, items=items)
+    metrics = {f"eval/{name}": value for name, value in scored["test"].metrics.items()}
+    metrics |= {f"eval/validation/{name}": value for name, value in scored["validation"].metrics.items()}
+    metrics |= {f"eval/popularity/{name}": value for name, value in popularity(data, data.test, ks=config.ks).items()}
     metrics |= {f"eval/semantics/{name}": value for name, value in after.items()}
     metrics |= {f"eval/before/{name}": value for name, value in before.items()}
     return record(config, trained, metrics, began=began)

@@ -17,9 +17,9 @@ from typing import Any
 
 from experiments import sasrec
 from experiments.sasrec import Config
+from sweeps import shop_interests
 from sweeps.planning import preset_named
 from sweeps.rankers import interval
-from sweeps.stages import Stages, make_logs
 from unisc.config import Runtime, override
 from unisc.data.interests import Interests, load
 from unisc.errors import InputError, run_command
@@ -28,14 +28,12 @@ from unisc.sweep.budget import cost_units
 from unisc.sweep.plan import Run
 
 METRIC = "eval/test/recall@10"
-SHOP_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """The grid, and the shop that stands in where no interests are given."""
+    """The grid; the shop that stands in where no interests are given is the study's of the same preset."""
 
-    requests: int
     widths: tuple[int, ...]
     fractions: tuple[float, ...]
     seeds: tuple[int, ...]
@@ -44,33 +42,22 @@ class Preset:
 
 PRESETS = MappingProxyType(
     {
-        "smoke": Preset(requests=1_600, widths=(8, 16), fractions=(0.25, 1.0), seeds=(0,), num_epochs=2),
-        "laptop": Preset(
-            requests=40_000, widths=(16, 32, 64, 128), fractions=(0.125, 0.25, 0.5, 1.0), seeds=(0, 1, 2), num_epochs=30
-        ),
+        "smoke": Preset(widths=(8, 16), fractions=(0.25, 1.0), seeds=(0,), num_epochs=2),
+        "laptop": Preset(widths=(16, 32, 64, 128), fractions=(0.125, 0.25, 0.5, 1.0), seeds=(0, 1, 2), num_epochs=30),
     }
 )
 
 
 def prepare(root: Path, *, preset: str) -> None:
-    """Make the interests of the preset's shop in `root` where there are none. Raises InputError for an unknown preset."""
-    from data_gen import interests
-    from data_gen.marketplace.config import preset as shop_preset
-    from sweeps.uniscale import REQUESTS_A_USER
-
-    chosen, out = preset_named(PRESETS, preset), data_dir(root, preset=preset)
-    if out.exists():
-        return
-    users = chosen.requests // REQUESTS_A_USER
-    shop = shop_preset("default", seed=SHOP_SEED, requests=chosen.requests, users=users)
-    make_logs(shop, root / "logs", Stages(root, root, workers=0))
-    interests.build(root / "logs", out, interests.InterestsConfig())
+    """Make a shop's interests in `root` where none are there. Raises InputError for an unknown preset."""
+    preset_named(PRESETS, preset)
+    shop_interests.prepare(root, preset=preset)
 
 
 def data_dir(root: Path, *, preset: str) -> Path:
     """Return the interests that the runs read."""
     preset_named(PRESETS, preset)
-    return root / "interests"
+    return shop_interests.data_dir(root)
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:

@@ -13,18 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from data_gen.interests.build import build
-from data_gen.interests.config import InterestsConfig
 from experiments import two_tower
-from sweeps import uniscale
+from sweeps import shop_interests
 from sweeps.planning import preset_named
 from sweeps.rankers import interval
-from sweeps.stages import Stages, make_logs
 from unisc.config import Runtime, override
-from unisc.data import manifest
 from unisc.data.interests import load
 from unisc.data.tower_batches import kept
-from unisc.errors import InputError, run_command
+from unisc.errors import run_command
 from unisc.models.two_tower import flops_per_example, num_params
 from unisc.sweep.budget import cost_units
 from unisc.sweep.launch.local import run_sweep
@@ -60,24 +56,15 @@ PRESETS = MappingProxyType(
 
 
 def prepare(root: Path, *, preset: str) -> None:
-    """Make the study's logs and the interests of them in `root` where they are missing.
-
-    Raises:
-      InputError: unknown preset, or interests of other logs are in the way.
-    """
+    """Make a shop's interests in `root` where none are there. Raises InputError for an unknown preset."""
     preset_named(PRESETS, preset)
-    logs, out = root / "logs", data_dir(root, preset=preset)
-    made = make_logs(uniscale.shop(uniscale.PRESETS[preset]), logs, Stages(root, root, workers=0))
-    if not out.exists():
-        build(logs, out, InterestsConfig())
-    if manifest.read(out, kind="interests")["config"]["made_from"]["fingerprint"] != made["fingerprint"]:
-        raise InputError(f"{out}: interests of other logs; remove it")
+    shop_interests.prepare(root, preset=preset)
 
 
 def data_dir(root: Path, *, preset: str) -> Path:
     """Return the interests that the runs read."""
     preset_named(PRESETS, preset)
-    return root / "interests"
+    return shop_interests.data_dir(root)
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:

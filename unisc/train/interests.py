@@ -92,35 +92,39 @@ def retrieve(
     model: Karma,
     items: Float32[np.ndarray, "I E"],
     data: Interests,
+    examples: Examples,
     features: Float32[np.ndarray, "I F"],
     lengths: Lengths,
     *,
     ks: Sequence[int],
 ) -> Found:
-    """Rank the whole catalogue for every test example, and what was shown for those with lists.
+    """Rank the whole catalogue for every example, and what was shown for those with lists; nothing is masked.
 
     `gauc` is the mean over pages of the area under the ROC curve of what was wanted against what was shown beside it, weighted
-    by the pages' lengths. A popularity ranking stands beside the recall, nothing of which is masked.
+    by the pages' lengths.
     """
-    test = data.test
-    interests = encode_interests(model, data, test, features, lengths)
-    ks = tuple(k for k in ks if k <= len(items))
-    arrays = recall_metrics(interests, items, test, ks=ks)
+    interests = encode_interests(model, data, examples, features, lengths)
+    arrays = recall_metrics(interests, items, examples, ks=tuple(k for k in ks if k <= len(items)))
     found = {name: float(values.mean()) for name, values in arrays.items()}
-    by_count = wanted_counts(data, np.arange(data.train.num_examples)).astype(np.float32)[:, None]
-    floor = recall_metrics(np.ones((test.num_examples, 1), np.float32), by_count, test, ks=ks)
-    found |= {f"popularity/{name}": float(values.mean()) for name, values in floor.items()}
-    if len(test.shown.values):
-        lists = [Ragged(rows.values, rows.offsets) for rows in (test.targets, test.shown)]
-        count = lists[0].lengths + lists[1].lengths
+    if len(examples.shown.values):
+        num_wanted, num_shown = examples.targets.lengths, examples.shown.lengths
+        count = num_wanted + num_shown
         offsets = np.concatenate([[0], np.cumsum(count)])
-        labels, shown = np.zeros(offsets[-1]), np.zeros(offsets[-1], np.int64)
-        first = np.arange(offsets[-1]) - np.repeat(offsets[:-1], count) < np.repeat(lists[0].lengths, count)
-        labels[first], shown[first], shown[~first] = 1.0, lists[0].values, lists[1].values
-        page = np.repeat(np.arange(test.num_examples), count)
-        scores = np.einsum("ne,ne->n", interests[page], items[shown])
-        found["gauc"] = metrics.gauc(labels, scores, offsets, split="test")
+        place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], count)
+        is_wanted = place < np.repeat(num_wanted, count)
+        item = np.zeros(offsets[-1], np.int64)
+        item[is_wanted], item[~is_wanted] = examples.targets.values, examples.shown.values
+        scores = np.einsum("ne,ne->n", interests[np.repeat(np.arange(examples.num_examples), count)], items[item])
+        found["gauc"] = metrics.gauc(is_wanted.astype(np.float64), scores, offsets, split="the lists")
     return Found(found, arrays)
+
+
+def popularity(data: Interests, examples: Examples, *, ks: Sequence[int]) -> dict[str, float]:
+    """Return the recall of one order for all: by how often an item is wanted in train."""
+    counts = wanted_counts(data, np.arange(data.train.num_examples)).astype(np.float32)[:, None]
+    same = np.ones((examples.num_examples, 1), np.float32)
+    found = recall_metrics(same, counts, examples, ks=tuple(k for k in ks if k <= len(counts)))
+    return {name: float(values.mean()) for name, values in found.items()}
 
 
 def _in_blocks(block: Callable[[np.ndarray], Array], rows: np.ndarray) -> np.ndarray:
