@@ -20,7 +20,7 @@ from flax import nnx
 
 from unisc.config import Runtime
 from unisc.data import manifest
-from unisc.data.interests import Interests, load
+from unisc.data.interests import Examples, Interests, load
 from unisc.data.text import load_tokenizer
 from unisc.data.tower_batches import Hard, kept, wanted_counts
 from unisc.errors import InputError
@@ -140,8 +140,11 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     found: dict[str, np.ndarray] = {}
     trained: list[Trained] = []
     for number, model in enumerate(models(config, data, runtime)):
-        found = score(config, data, model)
+        found = score(config, data, model, data.test)
         means = {name: float(values.mean()) for name, values in found.items()}
+        if data.validation.num_examples:  # settings are chosen by it
+            chosen_by = score(config, data, model, data.validation)
+            means |= {f"validation/{name}": float(values.mean()) for name, values in chosen_by.items()}
         metrics |= {f"eval/round_{number}/{name}": value for name, value in means.items()}
         metrics |= {**{f"eval/{name}": value for name, value in means.items()}, **model.mined}
         trained.append(model)
@@ -225,18 +228,18 @@ def models(config: Config, data: Interests, runtime: Runtime) -> Iterator[Traine
     yield from hard_negatives.rounds(fit, encode, targets, config.mining, seed=config.train.seed, known=known)
 
 
-def score(config: Config, data: Interests, trained: Trained) -> dict[str, np.ndarray]:
-    """Return each test example's metrics over the whole catalogue."""
+def score(config: Config, data: Interests, trained: Trained, examples: Examples) -> dict[str, np.ndarray]:
+    """Return each example's metrics over the whole catalogue."""
     users = towers.encode_users(
-        trained.model, trained.table, trained.items, data, data.test, history_len=config.data.history_len
+        trained.model, trained.table, trained.items, data, examples, history_len=config.data.history_len
     )
-    return _recall(config.evaluate, data, users, trained.items)
+    return _recall(config.evaluate, data, examples, users, trained.items)
 
 
 def popularity(config: Config, data: Interests) -> dict[str, np.ndarray]:
     """Return the same metrics of one order for all: by how often an item is wanted in train."""
     counts = wanted_counts(data, np.arange(data.train.num_examples)).astype(np.float32)
-    return _recall(config.evaluate, data, np.ones((data.test.num_examples, 1), np.float32), counts[:, None])
+    return _recall(config.evaluate, data, data.test, np.ones((data.test.num_examples, 1), np.float32), counts[:, None])
 
 
 def read(config: DataConfig, path: Path) -> Interests:
@@ -276,9 +279,11 @@ def record(
     }
 
 
-def _recall(config: EvalConfig, data: Interests, users: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
+def _recall(
+    config: EvalConfig, data: Interests, examples: Examples, users: np.ndarray, items: np.ndarray
+) -> dict[str, np.ndarray]:
     ks = tuple(k for k in config.ks if k <= len(items))
-    return recall_metrics(users, items, data.test, ks=ks, known=data.known if config.mask_known else None)
+    return recall_metrics(users, items, examples, ks=ks, known=data.known if config.mask_known else None)
 
 
 def _of_all(mined: Mined, rows: np.ndarray, num_examples: int) -> Hard:
