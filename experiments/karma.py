@@ -24,7 +24,6 @@ from jaxtyping import Array, Float, Float32
 
 from experiments import language_model
 from unisc.config import Runtime
-from unisc.data import manifest
 from unisc.data.interest_batches import InterestBatches, Lengths
 from unisc.data.interests import Interests, load
 from unisc.data.tower_batches import kept, wanted_counts
@@ -157,7 +156,7 @@ def default(samples: Path, *, model: str = "rec", size: str = "s", seed: int = 0
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Pretrain or find the language model, train the interest, retrieve from the whole catalogue, and measure collapse."""
     began = time.perf_counter()
-    data = read(config.data, Path(runtime.data_dir))
+    data = load(Path(runtime.data_dir), fingerprint=config.data.interests, needs_order=True)
 
     # 1. What the items are known by: frozen vectors of their texts by the language model, and of their pictures.
     language = language_model.pretrained(config.language, data, runtime)
@@ -185,7 +184,8 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     metrics |= {f"eval/popularity/{name}": value for name, value in popularity(data, data.test, ks=config.ks).items()}
     metrics |= {f"eval/semantics/{name}": value for name, value in after.items()}
     metrics |= {f"eval/before/{name}": value for name, value in before.items()}
-    return record(config, trained, metrics, began=began)
+    flops = train_flops(config, trained.counts.num_examples)
+    return trained.record(metrics, params=karma.num_params(config.model), train_flops=flops, began=began)
 
 
 class Shared(NamedTuple):
@@ -269,28 +269,8 @@ def fit(config: Config, data: Interests, model: KarmaTrainee, shared: Shared, ru
         lengths=config.data.lengths,
         fraction=config.data.fraction,
     )
-    training = loop.Runtime(
-        directory=Path(runtime.work_dir),
-        log_every_steps=runtime.log_every_steps,
-        checkpoint_every_steps=runtime.checkpoint_every_steps,
-        on_step=lambda counts, num_steps: runtime.report(0.05 + 0.8 * counts.num_steps / num_steps),
-        should_stop=runtime.should_stop,
-        profile=runtime.profile,
-    )
-    return train_encoder(
-        model, batches, config.train, loss=KarmaLoss(objective=config.objective), shared=shared, runtime=training
-    )
-
-
-def read(config: DataConfig, path: Path) -> Interests:
-    """Map the interests. Raises InputError for other ones than the configuration's, and for pairs without an order."""
-    found = manifest.read(path, kind="interests")["fingerprint"]
-    if found != config.interests:
-        raise InputError(f"{path}: interests {found}, but this run is of {config.interests}; give those")
-    data = load(path)
-    if not data.is_ordered:
-        raise InputError(f"{path}: its pairs have no order, so no history; give interests made of sequences or logs")
-    return data
+    loss, training = KarmaLoss(objective=config.objective), loop.Runtime.of(runtime, part=(0.05, 0.85))
+    return train_encoder(model, batches, config.train, loss=loss, shared=shared, runtime=training)
 
 
 def train_flops(config: Config, num_examples: int) -> int:
@@ -306,24 +286,3 @@ def train_flops(config: Config, num_examples: int) -> int:
         has_rec=weights.rec > 0,
     )
     return 3 * num_examples * forward
-
-
-def record(config: Config, trained: EncoderResult, metrics: Mapping[str, float], *, began: float) -> dict[str, Any]:
-    """Return what a run leaves: its metrics, the counts of what serves and of what it consumed, and seconds since `began`."""
-    params, counts = karma.num_params(config.model), trained.counts
-    return {
-        "metrics": {**metrics, "train/loss": trained.loss},
-        "counts": {
-            "num_params_dense": params.dense,
-            "num_params_embedding": params.embedding,
-            "num_params_active": params.active,
-            "num_examples": counts.num_examples,
-            "num_steps": counts.num_steps,
-            "train_flops": train_flops(config, counts.num_examples),
-        },
-        "timing": {
-            "compile_secs": trained.compile_secs,
-            "train_secs": counts.train_secs,
-            "wall_seconds": time.perf_counter() - began,
-        },
-    }

@@ -20,7 +20,6 @@ import numpy as np
 from flax import nnx
 
 from unisc.config import Runtime, fingerprint
-from unisc.data import manifest
 from unisc.data.documents import Documents, TextBatch, text_batch
 from unisc.data.interests import Interests, load
 from unisc.data.ragged import Ragged
@@ -99,32 +98,15 @@ def default(samples: Path, *, model: str = "qwen3", size: str = "s", seed: int =
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train a decoder on the texts of the interests in `runtime.data_dir` and score it on texts held out."""
     began = time.perf_counter()
-    root = Path(runtime.data_dir)
-    if (found := manifest.read(root, kind="interests")["fingerprint"]) != config.interests:
-        raise InputError(f"{root}: interests {found}, but this run is of {config.interests}; give those")
-    data = load(root)
+    data = load(Path(runtime.data_dir), fingerprint=config.interests)
     trained = fit(config, data, runtime)
     assert isinstance(trained.model, Decoder)
     metrics = score(config, data, trained.model)
     if runtime.keep_model and not (Path(runtime.work_dir) / "decoder").exists():
         save_hf(trained.model, Path(runtime.work_dir) / "decoder", tokenizer=data.tokenizer)
-    params, tokens = decoder.num_params(config.model), trained.counts.num_examples * (config.max_len + 1)
-    return {
-        "metrics": {**metrics, "train/loss": trained.loss},
-        "counts": {
-            "num_params_dense": params.dense,
-            "num_params_embedding": params.embedding,
-            "num_params_active": params.active,
-            "num_examples": trained.counts.num_examples,
-            "num_steps": trained.counts.num_steps,
-            "train_flops": 3 * tokens * decoder.flops_per_token(config.model, context=config.max_len + 1),
-        },
-        "timing": {
-            "compile_secs": trained.compile_secs,
-            "train_secs": trained.counts.train_secs,
-            "wall_seconds": time.perf_counter() - began,
-        },
-    }
+    tokens = trained.counts.num_examples * (config.max_len + 1)
+    flops = 3 * tokens * decoder.flops_per_token(config.model, context=config.max_len + 1)
+    return trained.record(metrics, params=decoder.num_params(config.model), train_flops=flops, began=began)
 
 
 def pretrained(config: Config, data: Interests, runtime: Runtime) -> Decoder:
@@ -154,14 +136,7 @@ def fit(config: Config, data: Interests, runtime: Runtime) -> EncoderResult:
     )
     folder = Path(runtime.work_dir) / "language_model"
     folder.mkdir(parents=True, exist_ok=True)
-    training = loop.Runtime(
-        directory=folder,
-        log_every_steps=runtime.log_every_steps,
-        checkpoint_every_steps=runtime.checkpoint_every_steps,
-        on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
-        should_stop=runtime.should_stop,
-        profile=runtime.profile,
-    )
+    training = loop.Runtime.of(runtime, directory=folder)
     model = Decoder(config.model, rngs=nnx.Rngs(config.train.seed))
     return train_encoder(model, source, config.train, loss=language_loss, runtime=training)
 

@@ -135,14 +135,8 @@ def start(config: Config, columns: Columns, runtime: Runtime) -> PackedRun:
 
     # The objective: binary cross-entropy of click and purchase, over passes of the samples.
     flops = zoo.ranker_of(config.model).flops_per_example(config.model, spec)
-    training = loop.Runtime(
-        directory=Path(runtime.work_dir),
-        log_every_steps=runtime.log_every_steps,
-        checkpoint_every_steps=runtime.checkpoint_every_steps,
-        on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
-        should_stop=runtime.should_stop,
-        flops_of=lambda examples, requests: flops.train(num_candidates=examples, num_requests=requests),
-        profile=runtime.profile,
+    training = loop.Runtime.of(
+        runtime, flops_of=lambda examples, requests: flops.train(num_candidates=examples, num_requests=requests)
     )
     return PackedRun(model=model, columns=columns, config=config.train, runtime=training)
 

@@ -121,7 +121,7 @@ def default(samples: Path, *, model: str = "sasrec", size: str = "m", seed: int 
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train on the interests in `runtime.data_dir` and rank the catalogue for every held-out item; return metrics, counts."""
     began = time.perf_counter()
-    interests = read(config.data, Path(runtime.data_dir))
+    interests = load(Path(runtime.data_dir), fingerprint=config.data.interests, needs_order=True)
     text = ItemText.of(interests.catalogue.text, vocab_size=config.model.vocab_size) if config.model.vocab_size else None
 
     # The data: each user's items in the order of time, many users to a row.
@@ -129,14 +129,7 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
 
     # The model, and its objective at every place: the next item.
     model = SASRec(config.model, rngs=nnx.Rngs(config.train.seed))
-    training = loop.Runtime(
-        directory=Path(runtime.work_dir),
-        log_every_steps=runtime.log_every_steps,
-        checkpoint_every_steps=runtime.checkpoint_every_steps,
-        on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
-        should_stop=runtime.should_stop,
-        profile=runtime.profile,
-    )
+    training = loop.Runtime.of(runtime)
     loss = LOSSES[config.objective.loss]
     trained = train_encoder(model, source, config.train, loss=loss, shared=text, runtime=training)
 
@@ -151,17 +144,9 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
             np.savez_compressed(Path(runtime.work_dir) / "eval.npz", allow_pickle=False, rank=ranks[""][0], group=ranks[""][1])
             popular = by_popularity(interests, examples)
             found |= {f"eval/popularity/{key}": float(values.mean()) for key, values in measured(popular).items()}
-    return record(config, source, trained, found, began=began)
-
-
-def read(data: DataConfig, path: Path) -> Interests:
-    """Open the interests. Raises InputError for others than the configuration's, or ones without an order."""
-    interests = load(path)
-    if interests.fingerprint != data.interests:
-        raise InputError(f"{path}: interests {interests.fingerprint}, but this run is of {data.interests}; give those")
-    if not interests.is_ordered:
-        raise InputError(f"{path}: interests without an order, of which no sequence can be made; give ordered ones")
-    return interests
+    consumed = {"num_examples": source.num_targets * config.train.num_epochs, "num_sequences": source.sequences.num_rows}
+    flops = train_flops(config, num_steps=len(source))
+    return trained.record(found, params=num_params(config.model), train_flops=flops, began=began, **consumed)
 
 
 def batches(config: Config, interests: Interests) -> PackedSequences:
@@ -227,30 +212,6 @@ def by_popularity(interests: Interests, examples: Examples) -> Ranks:
 def measured(ranks: Ranks) -> dict[str, Float[np.ndarray, " N"]]:
     """Return each example's metrics at every k of KS."""
     return found_metrics(*ranks, ks=KS)
-
-
-def record(
-    config: Config, source: PackedSequences, trained: EncoderResult, metrics: Mapping[str, float], *, began: float
-) -> dict[str, Any]:
-    """Return what a run leaves: its metrics, counts of parameters and of what it consumed, and seconds since `began`."""
-    params, epochs = num_params(config.model), config.train.num_epochs
-    return {
-        "metrics": {**metrics, "train/loss": trained.loss},
-        "counts": {
-            "num_params_dense": params.dense,
-            "num_params_embedding": params.embedding,
-            "num_params_active": params.active,
-            "num_examples": source.num_targets * epochs,
-            "num_sequences": source.sequences.num_rows,
-            "num_steps": trained.counts.num_steps,
-            "train_flops": train_flops(config, num_steps=len(source)),
-        },
-        "timing": {
-            "compile_secs": trained.compile_secs,
-            "train_secs": trained.counts.train_secs,
-            "wall_seconds": time.perf_counter() - began,
-        },
-    }
 
 
 def train_flops(config: Config, *, num_steps: int) -> int:

@@ -19,7 +19,6 @@ import numpy as np
 from flax import nnx
 
 from unisc.config import Runtime
-from unisc.data import manifest
 from unisc.data.interests import Examples, Interests, load
 from unisc.data.text import load_tokenizer
 from unisc.data.tower_batches import Hard, kept, wanted_counts
@@ -133,7 +132,7 @@ def default(samples: Path, *, model: str = "all", size: str = "m", seed: int = 0
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train towers on the interests in `runtime.data_dir`, in rounds of hard negatives, and rank the catalogue for its test."""
     began = time.perf_counter()
-    data = read(config.data, Path(runtime.data_dir))
+    data = load(Path(runtime.data_dir), fingerprint=config.data.interests)
 
     # D0 -> M0 -> D1 -> M1: each round's model is scored, the last one is the run's.
     metrics: dict[str, float] = {}
@@ -187,14 +186,8 @@ def models(config: Config, data: Interests, runtime: Runtime) -> Iterator[Traine
         hard = None if mined is None else _of_all(mined, rows, data.train.num_examples)
         folder = Path(runtime.work_dir) / f"round_{number}"
         folder.mkdir(parents=True, exist_ok=True)
-        training = loop.Runtime(
-            directory=folder,
-            log_every_steps=runtime.log_every_steps,
-            checkpoint_every_steps=runtime.checkpoint_every_steps,
-            on_step=lambda counts, steps: runtime.report(0.9 * (number + counts.num_steps / steps) / (num_rounds + 1)),
-            should_stop=runtime.should_stop,
-            profile=runtime.profile,
-        )
+        part = 0.9 * number / (num_rounds + 1), 0.9 * (number + 1) / (num_rounds + 1)
+        training = loop.Runtime.of(runtime, directory=folder, part=part)
         batches = towers.batches_of(
             data, config.train, config.contrast, config.model,
             history_len=config.data.history_len, hard=hard, fraction=config.data.fraction,
@@ -240,14 +233,6 @@ def popularity(config: Config, data: Interests) -> dict[str, np.ndarray]:
     """Return the same metrics of one order for all: by how often an item is wanted in train."""
     counts = wanted_counts(data, np.arange(data.train.num_examples)).astype(np.float32)
     return _recall(config.evaluate, data, data.test, np.ones((data.test.num_examples, 1), np.float32), counts[:, None])
-
-
-def read(config: DataConfig, path: Path) -> Interests:
-    """Map the interests. Raises InputError for other ones than the configuration's."""
-    found = manifest.read(path, kind="interests")["fingerprint"]
-    if found != config.interests:
-        raise InputError(f"{path}: interests {found}, but this run is of {config.interests}; give those")
-    return load(path)
 
 
 def record(

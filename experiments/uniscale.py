@@ -97,13 +97,7 @@ def run_on(
         embed_dim=config.model.embed_dim,
         # One shape for every composition, so that a size is compiled once.
         shape=ranking.batch_shape(train_columns, config.train, mean_list_len=mean_list_len),
-        runtime=loop.Runtime(
-            directory=Path(runtime.work_dir),
-            log_every_steps=runtime.log_every_steps,
-            checkpoint_every_steps=runtime.checkpoint_every_steps,
-            on_step=lambda counts, num_steps: runtime.report(0.9 * counts.num_steps / num_steps),
-            should_stop=runtime.should_stop,
-        ),
+        runtime=loop.Runtime.of(runtime),
     )
 
     # The evaluation: search requests of the test day, as shown and in full; the oracle's floor where there is an oracle.

@@ -63,7 +63,7 @@ def test_the_language_model_is_kept_and_read_again(found, configured, interests,
 
 def test_a_frozen_language_model_stays_as_it_was(configured, interests, tmp_path):
     frozen = dataclasses.replace(configured, objective=karma.OBJECTIVES["frozen"])
-    data = karma.read(frozen.data, interests)
+    data = load(interests)
     language = language_model.pretrained(frozen.language, data, Runtime(data_dir=str(interests), work_dir=str(tmp_path)))
     model = karma.start(frozen, language)
     runtime = Runtime(data_dir=str(interests), work_dir=str(tmp_path))
@@ -89,8 +89,7 @@ def test_a_language_model_beats_frequencies_and_foresees_held_out_texts(interest
         (lambda path: karma.default(path, model="both?"), "model 'both\\?': unknown; give one of act, gen, rec"),
         (lambda path: karma.default(path, size="huge"), "size 'huge': unknown; give one of xxs"),
         (lambda path: language_model.default(path, model="gpt"), "model 'gpt': unknown; give qwen3"),
-        (lambda path: karma.read(karma.DataConfig(
-            interests="0", history_len=1, query_len=1, answer_len=1, num_shown=0), path), "interests .*, but this run is of 0"),
+        (lambda path: load(path, fingerprint="0"), "interests .*, but this run is of 0"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(interests, ask, message):

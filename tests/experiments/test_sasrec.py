@@ -137,7 +137,7 @@ def test_a_mistake_is_named(interests, tmp_path):
     unordered = write(tmp_path / "unordered", sequences(num_users=5), is_ordered=False)
     for call, message in (
         (lambda: sasrec.run(other, runtime), "this run is of 0000"),
-        (lambda: sasrec.run(configured(unordered), Runtime(data_dir=str(unordered), work_dir="")), "without an order"),
+        (lambda: sasrec.run(configured(unordered), Runtime(data_dir=str(unordered), work_dir="")), "pairs have no order"),
         (lambda: sasrec.default(interests, model="hhsft"), "model 'hhsft': unknown"),
         (lambda: sasrec.default(interests, size="xxl"), "size 'xxl': unknown"),
         (lambda: configured(interests, **{"objective.loss": "hinge"}), "objective.loss"),

@@ -94,18 +94,22 @@ class Interests:
     path: Path
 
 
-def load(path: Path) -> Interests:
+def load(path: Path, *, fingerprint: str | None = None, needs_order: bool = False) -> Interests:
     """Read a directory of interests; arrays are mapped into memory, so that opening one costs little.
 
     Raises:
-      InputError: no such directory or another kind; a file missing, of another size, holding Python objects, or arrays that
-        do not fit together (named).
+      InputError: no such directory, another kind or another `fingerprint`, pairs where an order is needed; a file missing, of
+        another size, holding Python objects, or arrays that do not fit together (named).
     """
     about = manifest.read(path, kind=KIND)
+    if fingerprint not in (None, about["fingerprint"]):
+        raise InputError(f"{path}: interests {about['fingerprint']}, but this run is of {fingerprint}; give those")
     counts, is_ordered = about.get("counts"), about.get("is_ordered")
     num_users = counts.get("users") if isinstance(counts, dict) else None
     if not isinstance(num_users, int) or not isinstance(is_ordered, bool):
         raise InputError(f"{path / manifest.NAME}: says nothing of users or of their order; make {path} again")
+    if needs_order and not is_ordered:
+        raise InputError(f"{path}: its pairs have no order, so no history; give interests made of sequences or logs")
     reader = _Reader(path, num_users)
     catalogue = reader.catalogue()
     splits = {split: reader.examples(split, catalogue.num_items) for split in SPLITS}

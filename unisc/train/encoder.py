@@ -9,7 +9,8 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +25,7 @@ from jaxtyping import Array, Float
 from unisc.data.pipeline import iterate
 from unisc.errors import InputError
 from unisc.mesh import make_mesh, place, sharding
+from unisc.models.counts import ParamCount
 from unisc.nn.recompute import recomputing
 from unisc.train import loop
 from unisc.train import state as train_state
@@ -105,6 +107,28 @@ class EncoderResult:
     num_steps: int
     compile_secs: float
     loss: float
+
+    def record(
+        self, metrics: Mapping[str, float], *, params: ParamCount, train_flops: int, began: float, **counts: int
+    ) -> dict[str, Any]:
+        """Return what a run leaves: its metrics, counts of parameters and of what it consumed, and seconds since `began`."""
+        return {
+            "metrics": {**metrics, "train/loss": self.loss},
+            "counts": {
+                "num_params_dense": params.dense,
+                "num_params_embedding": params.embedding,
+                "num_params_active": params.active,
+                "num_examples": self.counts.num_examples,
+                "num_steps": self.counts.num_steps,
+                "train_flops": train_flops,
+                **counts,
+            },
+            "timing": {
+                "compile_secs": self.compile_secs,
+                "train_secs": self.counts.train_secs,
+                "wall_seconds": time.perf_counter() - began,
+            },
+        }
 
 
 class EncoderMetrics(NamedTuple):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from unisc import config
 from unisc.data.pipeline import BatchIterator
 from unisc.distributed import agree, is_first, told_by_any
 from unisc.errors import Stopped
@@ -45,6 +46,27 @@ class Runtime:
     should_stop: Callable[[], bool] | None = None
     flops_of: Callable[[int, int], int] | None = None
     profile: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        runtime: config.Runtime,
+        *,
+        directory: Path | None = None,
+        part: tuple[float, float] = (0.0, 0.9),
+        flops_of: Callable[[int, int], int] | None = None,
+    ) -> "Runtime":
+        """Return what an experiment is given as what the loop is; steps are that `part` of its progress."""
+        first, last = part
+        return cls(
+            directory=Path(runtime.work_dir) if directory is None else directory,
+            log_every_steps=runtime.log_every_steps,
+            checkpoint_every_steps=runtime.checkpoint_every_steps,
+            on_step=lambda counts, num_steps: runtime.report(first + (last - first) * counts.num_steps / num_steps),
+            should_stop=runtime.should_stop,
+            flops_of=flops_of,
+            profile=runtime.profile,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
