@@ -69,9 +69,14 @@ def loss(model, rows, batch, shared):
 CONFIG = EncoderTrainConfig(batch_size=BATCH, learning_rate=0.2, weight_decay=0.0, seed=0, table_learning_rate=1.0)
 
 
-def fit(config=CONFIG, *, rate=0.0, num_rows=NUM_ROWS, runtime=None):
+def absolute(model, rows, batch, shared):
+    """Return the mean absolute error."""
+    return jnp.mean(jnp.abs(model(batch.x) + rows[batch.row, 0] - batch.y)), {}
+
+
+def fit(config=CONFIG, *, rate=0.0, num_rows=NUM_ROWS, runtime=None, of=loss):
     return train_encoder(
-        Linear(rate=rate), Source(), config, loss=loss, shared=np.float32(0), num_rows=num_rows, embed_dim=2, runtime=runtime
+        Linear(rate=rate), Source(), config, loss=of, shared=np.float32(0), num_rows=num_rows, embed_dim=2, runtime=runtime
     )
 
 
@@ -111,6 +116,8 @@ def test_another_run_s_checkpoint_is_refused(tmp_path):
     other = dataclasses.replace(CONFIG, learning_rate=0.1)
     with pytest.raises(InputError, match="holds the checkpoint of another run"):
         fit(other, runtime=Runtime(directory=tmp_path, checkpoint_every_steps=20))
+    with pytest.raises(InputError, match="holds the checkpoint of another run"):
+        fit(runtime=Runtime(directory=tmp_path, checkpoint_every_steps=20), of=absolute)
 
 
 def test_bfloat16_keeps_parameters_wide_and_comes_close():

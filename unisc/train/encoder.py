@@ -188,7 +188,7 @@ def train_encoder(
 
     chosen = (config.optimizer, config.compute, config.remat)
     task = Task(
-        identity=_identity(config, source, state),
+        identity=_identity(config, source, state, loss),
         state=state,
         mesh=mesh,
         batches=iterate(source),
@@ -271,7 +271,9 @@ def _count(batch_size: int, counts: Counts, batch: Any) -> None:
     counts.num_examples += batch_size
 
 
-def _identity(config: EncoderTrainConfig, source: Batches, state: TrainState) -> str:
+def _identity(config: EncoderTrainConfig, source: Batches, state: TrainState, loss: Loss) -> str:
+    # A loss with settings is a frozen dataclass, which says them; a function is told by its name.
+    told = repr(loss) if dataclasses.is_dataclass(loss) else getattr(loss, "__qualname__", type(loss).__qualname__)
     shapes = {jax.tree_util.keystr(path): str(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    parts = [dataclasses.asdict(config), source.identity, len(source), shapes]
+    parts = [dataclasses.asdict(config), source.identity, len(source), shapes, told]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

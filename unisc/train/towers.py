@@ -147,7 +147,7 @@ def batches_of(
         mask_known=contrast.mask_known,
         fraction=fraction,
     )
-    batches.identity += f" {contrast} {model}"  # a checkpoint of another loss, or of towers of like shapes, is another run's
+    batches.identity += f" {model}"  # a checkpoint of other towers of like shapes is another run's
     return batches
 
 
