@@ -1,8 +1,9 @@
 """Where a gain changes its sign along an axis: a response surface over independent replicates, and the set of its zeros.
 
 Each replicate (a shop) lies at one point of the axis and gives a table of gains over the levels of two inner factors. Stage one
-reduces every table to the few coefficients of a low-order surface over the inner factors; stage two regresses these on
-(1, x, x^2) over the replicates. Gains of one replicate may be correlated in any way (they share a baseline run and a world),
+reduces every table to the few coefficients of a low-order curve over the second factor, for every level of the first (model
+sizes, which differ too much in their noise to lend each other their errors); stage two regresses these on (1, x, x^2) over the
+replicates. Gains of one replicate may be correlated in any way (they share a baseline run and a world),
 for the error of stage two is that between replicates, and nothing else: n - 3 degrees of freedom, t intervals.
 
 The boundary's interval is the set of points at which the surface is not told from zero (Fieller 1954). It has no trouble where
@@ -72,7 +73,7 @@ class Surface:
 
     @classmethod
     def fit(cls, x, gains, *, sizes, shares, through_zero: bool, level: float = 0.90) -> "Surface":
-        """Fit tables of gains (n, Z, F) at x (n,), over the logarithm of `sizes` (Z,) and over `shares` (F,).
+        """Fit tables of gains (n, Z, F) at x (n,), for each of `sizes` (Z,) over `shares` (F,).
 
         `through_zero` says that at a share of 0 there is no gain by definition; the shares then do not contain 0.
 
@@ -111,7 +112,7 @@ class Surface:
         return float(stdtrit(self.degrees, 0.5 + self.level / 2))
 
     def at(self, x, size: float, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the surface (m,) and its standard errors (m,) at x (m,), one size and one share."""
+        """Return the surface (m,) and its standard errors (m,) at x (m,), one of the sizes and a share."""
         return self._combine(np.vander(np.atleast_1d(np.asarray(x, float)), len(self.beta), increasing=True), size, share)
 
     def change(self, size: float, share: float) -> dict[str, Any]:
@@ -177,10 +178,8 @@ def cell_means(x, gains, *, level: float = 0.90) -> tuple[np.ndarray, np.ndarray
 
 
 def _size_terms(sizes, of) -> np.ndarray:
-    """A constant and the logarithm of the size about its mean, the constant alone where all sizes are one."""
-    centre = np.log(np.asarray(of, float)).mean()
-    terms = np.stack([np.ones(len(sizes)), np.log(np.asarray(sizes, float)) - centre], axis=1)
-    return terms if len(np.unique(of)) > 1 else terms[:, :1]
+    """One term a size. One in the logarithm of the size gave the large models what was noise of the smallest."""
+    return (np.asarray(sizes, float)[:, None] == np.asarray(of, float)).astype(float)
 
 
 def _share_terms(shares, of, through_zero: bool) -> np.ndarray:

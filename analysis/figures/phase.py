@@ -37,19 +37,24 @@ def plane(summary: Mapping[str, Any], name: str) -> Figure:
     fig, axes = style.figure(
         len(sizes), 1.4 + 2.6 * len(sizes), 0.9 + 2.1 * len(parts), rows=len(parts), sharex=True, sharey="row"
     )
-    reach = max(abs(cell["value"]) for part in parts.values() for cell in part["cells"])
-    norm, cmap = TwoSlopeNorm(0.0, -reach, reach), mpl.colormaps[_MAP]
+    cmap, norms = mpl.colormaps[_MAP], []
+    for size in sizes:  # a scale a size: gains of the smallest model may be ten times those of others
+        reach = max(abs(cell["value"]) for part in parts.values() for cell in part["cells"] if cell["size"] == size)
+        norms.append(TwoSlopeNorm(0.0, -reach or -1.0, reach or 1.0))
     for row, (kind, part) in enumerate(parts.items()):
         for column, size in enumerate(sizes):
             ax = axes[row * len(sizes) + column]
-            _plane(ax, part, size, norm, cmap)
+            _plane(ax, part, size, norms[column], cmap)
             if row == 0:
                 ax.set_title(f"{short(size)} dense parameters", pad=9)
             if row == len(parts) - 1:
                 ax.set_xlabel("overlap of the domains' rules")
             if column == 0:
                 ax.set_ylabel(f"{_ROWS[kind]}\nshare of foreign samples")
-    fig.colorbar(ScalarMappable(norm, cmap), ax=axes, label=f"gain, {metric['unit']}", shrink=0.7, aspect=30)
+    for column, norm in enumerate(norms):
+        below = [axes[row * len(sizes) + column] for row in range(len(parts))]
+        label = f"gain, {metric['unit']}".replace(" of log loss", "\nof log loss")
+        fig.colorbar(ScalarMappable(norm, cmap), ax=below, label=label, location="bottom", shrink=0.9, aspect=25, pad=0.02)
     marks: list[Any] = [
         Line2D([], [], color=style.INK, lw=1.8),
         Patch(facecolor="none", edgecolor=style.INK, hatch="////", lw=0),
@@ -95,7 +100,7 @@ def slices(summary: Mapping[str, Any]) -> Figure:
     """Draw every gain over the overlap at the largest share, a row a metric and a column a size."""
     sizes, metrics = summary["sizes"], summary["metrics"]
     fig, axes = style.figure(
-        len(sizes), 1.2 + 2.8 * len(sizes), 0.6 + 2.5 * len(metrics), rows=len(metrics), sharex=True, sharey="row"
+        len(sizes), 1.2 + 2.8 * len(sizes), 0.6 + 2.5 * len(metrics), rows=len(metrics), sharex=True, sharey=False
     )
     for row, metric in enumerate(metrics.values()):
         parts = _parts(metric)

@@ -62,6 +62,18 @@ def test_intervals_cover_at_their_level_whatever_shops_have_in_common():
     assert 167 <= held <= 200
 
 
+def test_a_size_does_not_lend_its_noise_to_others():
+    rng = np.random.default_rng(0)
+    overlap = np.repeat([0.0, 0.25, 0.5, 0.75, 0.9, 1.0], 3)
+    deviation, truth = np.array([4.0, 0.2, 0.2])[:, None], np.array([8.0, 0.3, 0.3])[:, None]
+    tables = truth + deviation * rng.standard_normal((18, 3, 3))
+    surface = Surface.fit(overlap, tables, sizes=[1e4, 7e4, 2e5], shares=[0.25, 0.5, 1.0], through_zero=True)
+    for size in (7e4, 2e5):
+        value, se = surface.at([0.0, 0.5, 1.0], size, 1.0)
+        assert np.abs(value - 0.3).max() < 0.4 and se.max() < 0.25
+    assert surface.at(0.5, 1e4, 1.0)[1][0] > 1
+
+
 def test_noise_alone_is_unresolved_and_called_so(planted):
     noise = phase.summarise(phase.arrange(planted.records(gain=lambda *_: 0.0, noise=0.5)))
     metric = noise["metrics"]["auc_roc"]
@@ -97,7 +109,7 @@ def test_a_sign_against_expectation_is_not_called_unresolved(planted):
     def gain(overlap, size, share, isolation):
         return 3 * (overlap - 0.5) * (isolation == "both")
 
-    isolation = phase.summarise(phase.arrange(planted.records(gain=gain)))["metrics"]["auc_roc"]["isolation"]
+    isolation = phase.summarise(phase.arrange(planted.records(gain=gain, draw=1)))["metrics"]["auc_roc"]["isolation"]
     bound = bounds(isolation)[68_000]
     assert bound["rising"] and bound["verdict"] == "resolved" and bound["low"] <= 0.5 <= bound["high"]
     words = phase_text.sign_sentence(bound, ("Isolation", "costs", "pays"), "points")
