@@ -27,8 +27,8 @@ def method(summary: Section) -> str:
         f"{FOREIGN[summary['queries']]} A seed draws shop and training alike, and no two shops share a world, so intervals are "
         "over shops and training. Gains are differences within a shop: pooled less search alone at the same search samples, or "
         "isolation less none at the same samples and dense parameters. Each shop's gains are reduced, size by size, to a curve "
-        "quadratic in the share of foreign samples; its coefficients are regressed on 1, overlap and its square over the shops. The interval of a boundary is the set of overlaps at which that surface is "
-        "not told from zero (Fieller); an end that is open says that one sign is resolved nowhere. Intervals are of one place "
+        "quadratic in the share of foreign samples; its coefficients are regressed on 1, overlap and its square over the shops. "
+        "The interval of a boundary is the set of overlaps at which that surface is not told from zero (Fieller); an end that is open says that one sign is resolved nowhere. Intervals are of one place "
         "of the plane each, not of all at once. Metrics are expectations over the oracle's click probabilities, log loss of "
         "calibrated scores. One learning rate for all, not tuned by cell; one pass, so that more samples are also more steps."
     )
@@ -197,8 +197,8 @@ def plane_caption(summary: Section) -> str:
     level = f"{summary['level']:.0%}"
     return (
         f"Gain in {summary['metrics']['auc_roc']['unit']} over overlap and share of foreign samples, by model size. Colour: "
-        f"the fitted surface; discs: measured cells, in the same colours (a scale a size), with a cross where a cell's own {level} interval "
-        f"holds zero. Line: the boundary, where the gain is zero; hatched: where its sign is not resolved at {level}; what is "
+        f"the fitted surface; discs: measured cells, in the same colours (a scale a size), with a cross where a cell's "
+        f"own {level} interval holds zero. Line: the boundary, where the gain is zero; hatched: where its sign is not resolved at {level}; what is "
         f"hatched beside the line is the boundary's interval. {_sample(summary)}."
     )
 
@@ -208,7 +208,8 @@ def slices_caption(summary: Section) -> str:
     level = f"{summary['level']:.0%}"
     return (
         f"The same gains over the overlap at all foreign samples, by size, with the fit and its {level} band; bars are {level} "
-        f"intervals of cells, points a little apart so that none hides another. Each size has a scale of its own. {_sample(summary)}."
+        f"intervals of cells, points a little apart so that none hides another. Each size has a scale of "
+        f"its own. {_sample(summary)}."
     )
 
 
