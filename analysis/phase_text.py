@@ -27,10 +27,11 @@ def method(summary: Section) -> str:
         f"{FOREIGN[summary['queries']]} A seed draws shop and training alike, and no two shops share a world, so intervals are "
         "over shops and training. Gains are differences within a shop: pooled less search alone at the same search samples, or "
         "isolation less none at the same samples and dense parameters. Each shop's gains are reduced, size by size, to a curve "
-        "quadratic in the share of foreign samples; its coefficients are regressed on 1, overlap and its square over the shops. "
-        "The interval of a boundary is the set of overlaps at which that surface is not told from zero (Fieller); an end that is open says that one sign is resolved nowhere. Intervals are of one place "
-        "of the plane each, not of all at once. Metrics are expectations over the oracle's click probabilities, log loss of "
-        "calibrated scores. One learning rate for all, not tuned by cell; one pass, so that more samples are also more steps."
+        "quadratic in the share of foreign samples; its coefficients are regressed on 1, overlap and its square over the "
+        "shops. The interval of a boundary is the set of overlaps at which that surface is not told from zero (Fieller); an "
+        "end that is open says that one sign is resolved nowhere. Intervals are of one place of the plane each, not of all at "
+        "once. Metrics are expectations over the oracle's click probabilities, log loss of calibrated scores. One learning "
+        "rate for all, not tuned by cell; one pass, so that more samples are also more steps."
     )
 
 
@@ -197,9 +198,9 @@ def plane_caption(summary: Section) -> str:
     level = f"{summary['level']:.0%}"
     return (
         f"Gain in {summary['metrics']['auc_roc']['unit']} over overlap and share of foreign samples, by model size. Colour: "
-        f"the fitted surface; discs: measured cells, in the same colours (a scale a size), with a cross where a cell's "
-        f"own {level} interval holds zero. Line: the boundary, where the gain is zero; hatched: where its sign is not resolved at {level}; what is "
-        f"hatched beside the line is the boundary's interval. {_sample(summary)}."
+        "the fitted surface; discs: measured cells, in the same colours (a scale a size), with a cross where a cell's own "
+        f"{level} interval holds zero. Line: the boundary, where the gain is zero; hatched: where its sign is not resolved at "
+        f"{level}; what is hatched beside the line is the boundary's interval. {_sample(summary)}."
     )
 
 

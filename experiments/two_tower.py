@@ -41,12 +41,13 @@ METRICS = ("eval/recall@20", "eval/ndcg@20", "eval/hr@200")
 FLOORS = ("popularity",)
 EMBED_DIMS: Mapping[str, int] = {"xs": 16, "s": 32, "m": 64, "l": 128}
 FEATURES: Mapping[str, tuple[tuple[UserFeature, ...], tuple[ItemFeature, ...]]] = {
-    "id": (("id", "history"), ("id",)),
+    "id": (("history",), ("id",)),
+    "ids": (("id", "history"), ("id",)),
     "text": (("history", "query"), ("text",)),
     "content": (("history", "query"), ("text", "image")),
     "all": (("id", "history", "query"), ("id", "text", "image")),
 }
-"""What users and items are read by; what the data do not have is left out."""
+"""What users and items are read by; what the data do not have is left out. A vector of the user's own fits train alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +121,8 @@ def default(samples: Path, *, model: str = "all", size: str = "m", seed: int = 0
             learning_rate=1e-3,
             weight_decay=1e-5,
             seed=seed,
-            num_epochs=10,
-            table_learning_rate=0.05,
+            num_epochs=3,
+            table_learning_rate=0.5,
         ),
         contrast=ContrastConfig(mask_known=not data.is_ordered, num_shown=4 if len(data.train.shown.values) else 0),
         mining=MiningConfig(),
