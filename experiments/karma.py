@@ -147,7 +147,11 @@ def default(samples: Path, *, model: str = "rec", size: str = "s", seed: int = 0
         ),
         objective=OBJECTIVES[model],
         train=EncoderTrainConfig(
-            batch_size=min(256, data.train.num_examples), learning_rate=3e-3, weight_decay=0.01, seed=seed, num_epochs=10
+            batch_size=1 << (min(256, data.train.num_examples).bit_length() - 1),
+            learning_rate=3e-3,
+            weight_decay=0.01,
+            seed=seed,
+            num_epochs=10,
         ),
         semantics=SemanticsConfig(),
     )

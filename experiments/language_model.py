@@ -89,7 +89,11 @@ def default(samples: Path, *, model: str = "qwen3", size: str = "s", seed: int =
         interests=data.fingerprint,
         model=sized(size, load_tokenizer(data.tokenizer).vocab_size),
         train=EncoderTrainConfig(
-            batch_size=min(128, len(lengths) // 2), learning_rate=2e-3, weight_decay=0.01, seed=seed, num_epochs=4
+            batch_size=1 << (min(128, len(lengths) // 2).bit_length() - 1),
+            learning_rate=2e-3,
+            weight_decay=0.01,
+            seed=seed,
+            num_epochs=4,
         ),
         max_len=int(np.quantile(lengths, 0.99)),
     )

@@ -139,6 +139,6 @@ def test_other_interests_or_unknown_names_are_one_line(folders, tmp_path):
     config = override(two_tower.default(folders[True], model="id"), FAST)
     with pytest.raises(InputError, match="give those"):
         two_tower.run(config, Runtime(work_dir=str(tmp_path), data_dir=str(folders[False])))
-    with pytest.raises(InputError, match="model 'hhsft': unknown; give one of id, text"):
+    with pytest.raises(InputError, match="model 'hhsft': unknown; give one of id, ids, text"):
         two_tower.default(folders[True], model="hhsft")
     assert fingerprint(config, version=two_tower.VERSION) != fingerprint(override(config, {"train.seed": 1}), version=1)
