@@ -9,7 +9,7 @@ Expected:  on Beauty, leave-one-out, ranked among all 12,101 items, R@10 of at l
            items above the published loss of one negative (arXiv 2309.07602).
 
 A run's horizon is fixed: its rate falls to nothing over `train.num_epochs` passes, and what the last step leaves is scored, on
-validation and on test alike. Settings were chosen on validation; nothing of a run is chosen on test. Metrics under `eval/test`
+validation and on test alike. Nothing of a run is chosen on test; the settings are untuned. Metrics under `eval/test`
 rank every item; those under `eval/test_unseen` leave out what the user's history holds, which on Beauty is never a target.
 """
 
