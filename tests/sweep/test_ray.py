@@ -25,11 +25,21 @@ HERE = Path(__file__).parent
 PROFILE = Profile(platform="cpu", device="cpu", memory_gib_per_host=0.25)
 
 
+def start(folder: Path) -> tuple[subprocess.Popen, str]:
+    """Start a head node on a free port and return it with its address."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=8"]
+    command += ["--include-dashboard=false", f"--port={port}", "--node-ip-address=127.0.0.1"]
+    command += [f"--temp-dir={folder / 'd'}", "--disable-usage-stats", "--object-store-memory=100000000"]
+    with (folder / "out.txt").open("ab") as out:
+        head = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+    return head, f"127.0.0.1:{port}"
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A cluster's address."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        address = f"127.0.0.1:{found.getsockname()[1]}"
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # paths of its sockets must be short
     patch = pytest.MonkeyPatch()
     (folder / "token").write_text(os.urandom(32).hex())
@@ -37,17 +47,14 @@ def cluster() -> Iterator[str]:
     patch.setenv("RAY_AUTH_TOKEN_PATH", str(folder / "token"))
     ray = pytest.importorskip("ray", reason="Ray is not installed (pip install unisc[ray])")
     patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=8"]
-    command += ["--include-dashboard=false", f"--port={address.split(':')[1]}", "--node-ip-address=127.0.0.1"]
-    command += [f"--temp-dir={folder / 'd'}", "--disable-usage-stats", "--object-store-memory=100000000"]
-    with (folder / "out.txt").open("ab") as out:
-        head = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+    head, address = start(folder)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 90
         while not ray.is_initialized():
-            said = (folder / "out.txt").read_text()[-2000:]
-            assert head.poll() is None and time.monotonic() < deadline, f"Ray does not start here: {said}"
+            assert time.monotonic() < deadline, f"Ray does not start here: {(folder / 'out.txt').read_text()[-2000:]}"
             time.sleep(0.5)
+            if head.poll() is not None:  # another process may have taken one of its ports between choosing and use
+                head, address = start(folder)
             with suppress(InputError):
                 engine.connect(address)
         yield address
