@@ -1,0 +1,297 @@
+"""KARMA's ablation as a page: `python -m analysis.karma DIR --out OUT`, DIR being that of `sweeps.karma`.
+
+OUT gets `index.html`, `figures/` (PNG, SVG, PDF) and `karma.json`. An objective's difference to the action loss alone is taken
+seed by seed, and its interval is Student's over seeds: it covers training, not another shop or another test day. What a measure
+of collapse was before training is that of the pretrained language model behind fresh projections.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy import stats
+
+from unisc.errors import InputError, run_command
+from unisc.report import style
+from unisc.report.numbers import number, short
+from unisc.report.page import Page
+from unisc.sweep.record import read_records
+
+LEVEL = 0.90
+BASE = "act"
+OBJECTIVES = {
+    "act": "action alone",
+    "gen": "+ generation",
+    "rec": "+ reconstruction",
+    "both": "+ both",
+    "visual": "+ both and picture",
+    "frozen": "action, model frozen",
+}
+RECALL = {"hr@200": "HR@200", "hr@50": "HR@50", "gauc": "GAUC"}
+"""Shown in points, hundredths of the metric."""
+SEMANTICS = {
+    "sink_rate": "attention sinks, %",
+    "entropy": "entropy over items",
+    "cosine": "likeness of users' maps",
+    "sensitivity": "sensitivity to contents",
+    "category_accuracy": "category read off",
+    "brand_accuracy": "brand read off",
+    "text_loss": "loss of the text read off",
+}
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with its interval, None where there is one seed."""
+
+    value: float
+    low: float | None
+    high: float | None
+    num_seeds: int
+
+    @property
+    def verdict(self) -> str:
+        """Say whether the sign is told."""
+        if self.low is None or self.high is None:
+            return "unresolved (one seed)"
+        return "resolved positive" if self.low > 0 else "resolved negative" if self.high < 0 else "unresolved"
+
+    def text(self, digits: int = 3, *, signed: bool = False) -> str:
+        """Write the mean with its interval."""
+        values = [number(x, digits) for x in (self.value, self.low, self.high) if x is not None]
+        if signed:
+            values = [x if x.startswith("−") else f"+{x}" for x in values]
+        return values[0] if len(values) == 1 else f"{values[0]} [{values[1]}, {values[2]}]"
+
+
+class Cell(NamedTuple):
+    """Runs alike but for their seed: an objective, a size and a share of users."""
+
+    objective: str
+    size: str
+    fraction: float
+
+
+def load(folder: Path) -> dict[Cell, dict[int, Mapping[str, Any]]]:
+    """Read the records of a sweep of KARMA, by cell and seed. Raises InputError where there are none."""
+    records = [r for r in read_records(folder / "sweep") if r["experiment"] == "experiments.karma"]
+    if not records:
+        raise InputError(f"{folder / 'sweep'}: no finished run of KARMA; run `python -m sweeps.karma {folder}` first")
+    found: dict[Cell, dict[int, Mapping[str, Any]]] = {}
+    for record in records:
+        objective, size, _, fraction, _, seed = str(record["label"]).split(" ")
+        found.setdefault(Cell(objective, size, float(fraction)), {})[int(seed)] = record
+    return found
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return a mean with its t interval over seeds."""
+    x = np.asarray(values, float)
+    if len(x) < 2:
+        return Estimate(float(x.mean()), None, None, len(x))
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, len(x))
+
+
+def summarise(cells: Mapping[Cell, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return every number of the page: the ablation at the size with most objectives, and the scaling of HR@200.
+
+    Raises:
+      InputError: no size at which the action loss alone and another objective were run on all users.
+    """
+    whole = [cell for cell in cells if cell.fraction == 1.0]
+    sizes = sorted({cell.size for cell in whole}, key=lambda size: -sum(cell.size == size for cell in whole))
+    size = next((s for s in sizes if Cell(BASE, s, 1.0) in cells and sum(c.size == s for c in whole) > 1), None)
+    if size is None:
+        raise InputError("the runs have no objective beside the action loss alone; run the sweep's ablation")
+    names = [name for name in OBJECTIVES if Cell(name, size, 1.0) in cells]
+    base = cells[Cell(BASE, size, 1.0)]
+    keys = {f"eval/{key}": 100.0 for key in RECALL} | {f"eval/semantics/{key}": 1.0 for key in SEMANTICS}
+    table: dict[str, dict[str, Any]] = {}
+    for name in names:
+        runs = cells[Cell(name, size, 1.0)]
+        row: dict[str, Any] = {}
+        for key, scale in keys.items():
+            if not all(key in run["metrics"] for run in (*runs.values(), *base.values())):
+                continue
+            both = sorted(runs.keys() & base.keys())
+            row[key.rpartition("/")[2]] = {
+                "mean": estimate([scale * runs[s]["metrics"][key] for s in sorted(runs)]),
+                "less": estimate([scale * (runs[s]["metrics"][key] - base[s]["metrics"][key]) for s in both]) if both else None,
+                "before": runs[min(runs)]["metrics"].get(key.replace("semantics", "before")) if "semantics" in key else None,
+            }
+        table[name] = row
+    scaling = [
+        {
+            "objective": cell.objective,
+            "num_params": next(iter(runs.values()))["counts"]["num_params_dense"],
+            "fraction": cell.fraction,
+            "hr": estimate([100 * run["metrics"]["eval/hr@200"] for run in runs.values()]),
+        }
+        for cell, runs in cells.items()
+    ]
+    return {
+        "size": size,
+        "num_params": next(iter(base.values()))["counts"]["num_params_dense"],
+        "num_runs": sum(len(cells[Cell(name, size, 1.0)]) for name in names),
+        "num_all_runs": sum(map(len, cells.values())),
+        "seeds": sorted(base),
+        "num_examples": next(iter(base.values()))["counts"]["num_examples"],
+        "popularity": 100 * next(iter(base.values()))["metrics"]["eval/popularity/hr@200"],
+        "objectives": table,
+        "scaling": sorted(scaling, key=lambda p: (p["objective"], p["fraction"], p["num_params"])),
+    }
+
+
+def answer(summary: Mapping[str, Any]) -> list[str]:
+    """Say what the regularisers did to recall and to collapse."""
+    of, sample = summary["objectives"], _sample(summary)
+    out = []
+    for name in ("rec", "gen", "both", "visual", "frozen"):
+        if name in of and of[name]["hr@200"]["less"] is not None:
+            less = of[name]["hr@200"]["less"]
+            out.append(
+                f"{OBJECTIVES[name]}: HR@200 {less.text(signed=True)} points over the action alone, {less.verdict} ({sample})."
+            )
+    if "rec" in of:
+        moved = [
+            f"{label} {of['rec'][key]['less'].text(signed=True)} ({of['rec'][key]['less'].verdict})"
+            for key, label in SEMANTICS.items()
+            if key in of["rec"] and of["rec"][key]["less"] is not None
+        ]
+        out.append(f"Reconstruction less the action alone: {'; '.join(moved)} ({sample}).")
+    return out
+
+
+def _sample(summary: Mapping[str, Any]) -> str:
+    return f"n = {summary['num_runs']} runs, {len(summary['seeds'])} seeds, {LEVEL:.0%} intervals"
+
+
+def ablation(summary: Mapping[str, Any]) -> Figure:
+    """Draw the differences to the action loss alone, a panel a metric."""
+    names = [name for name in summary["objectives"] if name != BASE]
+    keys = [key for key in RECALL if all(key in summary["objectives"][name] for name in names)]
+    fig, axes = style.figure(len(keys), 2.0 + 2.4 * len(keys), 0.9 + 0.36 * len(names), sharey=True)
+    for ax, key in zip(axes, keys, strict=True):
+        _dots(ax, [summary["objectives"][name][key]["less"] for name in names])
+        ax.axvline(0, color=style.MUTED, lw=0.9, zorder=1)
+        ax.set_xlabel(f"{RECALL[key]} over action alone, points")
+    axes[0].set_yticks(range(len(names)), [OBJECTIVES[name] for name in names])
+    return fig
+
+
+def semantics(summary: Mapping[str, Any]) -> Figure:
+    """Draw the measures of collapse by objective, and what they were before training."""
+    names = list(summary["objectives"])
+    keys = [key for key in SEMANTICS if all(key in summary["objectives"][name] for name in names)]
+    columns = 3
+    rows = -(-len(keys) // columns)
+    fig, axes = style.figure(columns, 9.0, 0.6 + rows * (0.7 + 0.27 * len(names)), rows=rows, sharey=True)
+    for index, ax in enumerate(axes):
+        if index >= len(keys):
+            ax.set_axis_off()
+            continue
+        key = keys[index]
+        _dots(ax, [summary["objectives"][name][key]["mean"] for name in names])
+        before = summary["objectives"][BASE][key]["before"]
+        if before is not None:
+            ax.axvline(before, color=style.MUTED, lw=1.2, ls="--", zorder=1, label="before training")
+        ax.set_title(SEMANTICS[key])
+    axes[0].set_yticks(range(len(names)), [OBJECTIVES[name] for name in names])
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center")
+    return fig
+
+
+def scaling(summary: Mapping[str, Any]) -> Figure | None:
+    """Draw HR@200 over decoder parameters by share of users, None where one size or one share alone was run."""
+    points = summary["scaling"]
+    names = [n for n in OBJECTIVES if len({p["num_params"] for p in points if p["objective"] == n}) > 1]
+    if not names:
+        return None
+    shares = sorted({p["fraction"] for p in points if p["objective"] in names})
+    fig, axes = style.figure(len(names), 1.4 + 3.0 * len(names), 2.9, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        for colour, mark, share in zip(style.shades(len(shares)), style.MARKERS, shares, strict=False):
+            line = [p for p in points if p["objective"] == name and p["fraction"] == share]
+            ax.plot(
+                [p["num_params"] for p in line], [p["hr"].value for p in line], mark, ls="-", color=colour, label=f"{share:g}"
+            )
+            for p in line:
+                if p["hr"].low is not None:
+                    ax.plot([p["num_params"]] * 2, [p["hr"].low, p["hr"].high], color=colour, lw=1)
+        ax.set(xscale="log", xlabel="dense parameters that serve", title=OBJECTIVES[name])
+        style.log_counts(ax.xaxis)
+    axes[0].set_ylabel("HR@200, %")
+    axes[-1].legend(title="share of users")
+    return fig
+
+
+def _dots(ax: Axes, estimates: Sequence[Estimate]) -> None:
+    for place, one in enumerate(estimates):
+        if one.low is not None and one.high is not None:
+            ax.plot([one.low, one.high], [place, place], color=style.COLOURS[0], lw=1.4)
+        ax.plot(one.value, place, "o", color=style.COLOURS[0])
+    ax.set_ylim(len(estimates) - 0.5, -0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def build(folder: Path, out: Path) -> Path:
+    """Write the page, its figures and numbers to `out`; return the page's path. Raises InputError as `load`, `summarise`."""
+    summary = summarise(load(folder))
+    page = Page("Does an interest that stays decodable retrieve better? KARMA's ablation")
+    size, served = summary["size"], short(summary["num_params"])
+    page.text(
+        f"{summary['num_all_runs']} runs; the ablation at size {size} ({served} dense parameters that serve), "
+        f"{summary['num_examples']:,} examples a run; popularity has HR@200 {summary['popularity']:.3g} %.",
+        kind="facts",
+    )
+    page.answer(answer(summary))
+    sample = _sample(summary)
+    figures = {"ablation": ablation(summary), "semantics": semantics(summary), "scaling": scaling(summary)}
+    captions = {
+        "ablation": f"What is added to the action loss, seed by seed. {sample}.",
+        "semantics": f"What is left of what the language model knew; dashed: before training. {sample}.",
+        "scaling": f"HR@200 by the decoder's size and the share of users trained on; bars: {LEVEL:.0%} intervals over seeds.",
+    }
+    for name, fig in figures.items():
+        if fig is not None:
+            style.save(fig, out / "figures", name)
+            page.figure(fig, captions[name])
+    rows = []
+    for name, row in summary["objectives"].items():
+        for key, found in row.items():
+            less = found["less"]
+            before = number(found["before"]) if found["before"] is not None else ""
+            words = ("", "") if name == BASE or less is None else (less.text(signed=True), less.verdict)
+            label = {**RECALL, **SEMANTICS}[key]
+            rows.append([OBJECTIVES[name], label, found["mean"].text(), before, *words])
+    head = ["objective", "measure", "after training", "before", "less action alone", "verdict"]
+    page.table(head, rows, text=(0, 1, 2, 4, 5), sortable=True)
+    return page.write(out, {"karma.json": _plain(summary)})
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers as JSON has them, estimates by the names of their parts."""
+    if isinstance(value, Estimate):
+        return {**value._asdict(), "verdict": value.verdict}
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    """Write the page of a finished sweep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, metavar="DIR", help="folder of `python -m sweeps.karma`")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    args = parser.parse_args()
+    print(build(args.root, args.out))
+
+
+if __name__ == "__main__":
+    run_command("karma", main)
