@@ -31,6 +31,7 @@ from unisc.errors import InputError
 from unisc.models import karma
 from unisc.models.decoder import Decoder
 from unisc.models.karma import KarmaConfig, KarmaTrainee
+from unisc.models.served import save_karma
 from unisc.nn.frozen import freeze
 from unisc.objectives.contrastive import Hard, info_nce
 from unisc.objectives.language import next_token_loss
@@ -188,6 +189,8 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     metrics |= {f"eval/popularity/{name}": value for name, value in popularity(data, data.test, ks=config.ks).items()}
     metrics |= {f"eval/semantics/{name}": value for name, value in after.items()}
     metrics |= {f"eval/before/{name}": value for name, value in before.items()}
+    if runtime.keep_model and not (served := Path(runtime.work_dir) / "karma").exists():
+        save_karma(trained.model.serve, served, features=shared.features)
     flops = train_flops(config, trained.counts.num_examples)
     return trained.record(metrics, params=karma.num_params(config.model), train_flops=flops, began=began)
 

@@ -11,6 +11,7 @@ from unisc.config import Runtime, from_json, override, to_json
 from unisc.data.interests import load
 from unisc.errors import InputError
 from unisc.models.hugging_face import load_hf
+from unisc.models.served import load_karma
 
 HERE = Path(__file__).parent
 
@@ -38,11 +39,16 @@ def configured(interests):
 
 
 @pytest.fixture(scope="module")
-def found(configured, interests, tmp_path_factory):
-    return run(configured, interests, tmp_path_factory.mktemp("runs") / "all")
+def served(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "all"
 
 
-def test_it_learns_what_follows_and_measures_itself_before_and_after(found, configured, interests, tmp_path):
+@pytest.fixture(scope="module")
+def found(configured, interests, served):
+    return run(configured, interests, served)
+
+
+def test_it_learns_what_follows_and_measures_itself_before_and_after(found, configured, served):
     metrics = found["metrics"]
     assert metrics["eval/hr@3"] > 0.6 > 0.3 > metrics["eval/popularity/hr@3"]
     assert metrics["eval/gauc"] > 0.6
@@ -51,6 +57,7 @@ def test_it_learns_what_follows_and_measures_itself_before_and_after(found, conf
     assert metrics["eval/semantics/category_accuracy"] > metrics["eval/semantics/category_majority"]
     assert found["counts"]["num_examples"] == 64 * (12 * 600 // 64)
     assert from_json(karma.Config, to_json(configured)) == configured
+    assert load_karma(served / "karma")[0].config == configured.model
 
 
 def test_the_language_model_is_kept_and_read_again(found, configured, interests, tmp_path, monkeypatch):

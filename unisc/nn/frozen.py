@@ -9,8 +9,17 @@ class Frozen(nnx.Variable):
 
 def freeze(module: nnx.Module) -> None:
     """Hold every parameter of a module, in place."""
+    _retype(module, nnx.Param, Frozen)
+
+
+def thaw(module: nnx.Module) -> None:
+    """Make what is held parameters again, in place."""
+    _retype(module, Frozen, nnx.Param)
+
+
+def _retype(module: nnx.Module, old: type[nnx.Variable], new: type[nnx.Variable]) -> None:
     for _, node in list(nnx.iter_graph(module)):
         if isinstance(node, nnx.Module):
             for name, value in list(vars(node).items()):
-                if isinstance(value, nnx.Param):
-                    setattr(node, name, Frozen(value[...]))
+                if isinstance(value, old):
+                    setattr(node, name, new(value[...]))
