@@ -39,7 +39,7 @@ TRANSPOSED = Layout(jnp.transpose, jnp.transpose)
 class Place(NamedTuple):
     """Where a tensor belongs in a model's tree."""
 
-    path: tuple[str | int, ...]
+    path: tuple[Any, ...]
     layout: Layout = SAME
 
 
