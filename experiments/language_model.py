@@ -23,7 +23,7 @@ from unisc.config import Runtime, fingerprint
 from unisc.data.documents import Documents, TextBatch, text_batch
 from unisc.data.interests import Interests, load
 from unisc.data.ragged import Ragged
-from unisc.data.text import load_tokenizer
+from unisc.data.text import check_vocab, load_tokenizer
 from unisc.errors import InputError
 from unisc.models import decoder
 from unisc.models.decoder import Decoder, DecoderConfig
@@ -128,7 +128,8 @@ def pretrained(config: Config, data: Interests, runtime: Runtime) -> Decoder:
 
 
 def fit(config: Config, data: Interests, runtime: Runtime) -> EncoderResult:
-    """Train the decoder on the texts that are not held out."""
+    """Train the decoder on the texts that are not held out. Raises InputError for a vocabulary smaller than the tokenizer's."""
+    check_vocab(load_tokenizer(data.tokenizer), config.model.vocab_size)
     reading, _ = parted(data)
     source = Documents(
         reading,

@@ -105,6 +105,12 @@ def test_bad_input_is_one_line(interests, ask, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_tokenizer_beyond_the_vocabulary_is_one_line(interests, tmp_path):
+    config = override(language_model.default(interests, size="xxs"), {"model.vocab_size": 100})
+    with pytest.raises(InputError, match="vocab_size 100: the tokenizer has ids up to"):
+        language_model.run(config, Runtime(data_dir=str(interests), work_dir=str(tmp_path)))
+
+
 def test_parts_that_do_not_fit_are_named(configured, interests, load_file, tmp_path):
     with pytest.raises(InputError, match=r"objective\.vis: the model has no head for pictures"):
         override(configured, {"model.visual_dim": 0})
