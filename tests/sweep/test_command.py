@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -151,6 +152,15 @@ def test_a_cancelled_sweep_is_taken_up_by_the_next_run(place, capsys):
     assert not (place / "out" / "sweep" / "cancelled.json").exists()
 
 
+def grown(path, size, secs=20.0):
+    """Return a file's size once it is more than this and has stayed so: another thread writes it."""
+    deadline = time.monotonic() + secs
+    while path.stat().st_size <= size and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.5)
+    return path.stat().st_size
+
+
 def test_curves_reach_tensorboard_as_they_grow(place, sweep):
     from unisc.sweep.curves import follower
 
@@ -161,12 +171,13 @@ def test_curves_reach_tensorboard_as_they_grow(place, sweep):
     follow = follower(sweep.dir, [run])
     follow()
     [events] = sweep.dir.glob("tensorboard/tiny 0-*/events*")
-    size = events.stat().st_size
+    size = grown(events, 40)  # a header alone has 40 bytes
     follow()
+    time.sleep(1.5)
     assert events.stat().st_size == size, "half a line is no step"
     path.write_text('{"step": 1, "train/loss": 0.5}\n{"step": 2, "train/loss": 0.25}\n')
     follow()
-    assert events.stat().st_size > size
+    assert grown(events, size) > size
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Training curves for TensorBoard, copied from the runs' `metrics.jsonl` as they grow; whatever engine trains them."""
 
+import atexit
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from unisc.errors import InputError
 from unisc.sweep.plan import Run, run_folder
 
 NAME = "tensorboard"
+FLUSH_SECS = 1
+"""A thread of the writer's own brings lines to the file; its `flush` does not wait for those that are queued."""
 
 
 def follower(folder: Path, runs: Sequence[Run]) -> Callable[[], None]:
@@ -42,13 +45,13 @@ def follower(folder: Path, runs: Sequence[Run]) -> Callable[[], None]:
                 name = f"{run.label.replace('/', '_')}-{run.fingerprint[:6]}"
                 first = json.loads(whole.split(b"\n", 1)[0])["step"]
                 # What an earlier writer showed of these steps is to be forgotten.
-                writers[run.fingerprint] = SummaryWriter(str(folder / NAME / name), purge_step=first)
+                writers[run.fingerprint] = SummaryWriter(str(folder / NAME / name), purge_step=first, flush_secs=FLUSH_SECS)
+                atexit.register(writers[run.fingerprint].close)  # which waits for what is still queued
             for line in whole.splitlines():
                 values = json.loads(line)
                 step = values.pop("step")
                 for key, value in values.items():
                     writers[run.fingerprint].add_scalar(key, value, step)
-            writers[run.fingerprint].flush()
             read[run.fingerprint] = (inode, (0 if is_new else offset) + len(whole))
 
     return follow
