@@ -160,6 +160,15 @@ def verdict(low: float | None, high: float | None) -> str:
     return "resolved positive" if low > 0 else "resolved negative" if high < 0 else "unresolved"
 
 
+def mean_interval(values: np.ndarray, level: float) -> dict[str, Any]:
+    """Return a mean over independent values (n,) with its t interval; without one where there is a single value."""
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return {"value": mean, "low": None, "high": None, "verdict": verdict(None, None)}
+    half = float(stdtrit(count - 1, 0.5 + level / 2) * values.std(ddof=1) / np.sqrt(count))
+    return {"value": mean, "low": mean - half, "high": mean + half, "verdict": verdict(mean - half, mean + half)}
+
+
 def cell_means(x, gains, *, level: float = 0.90) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Return the points of x (P,), mean gains (P, Z, F) over their replicates, half widths of their intervals, and degrees.
 

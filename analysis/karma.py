@@ -14,15 +14,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
+from analysis.boundary import mean_interval, verdict
+from analysis.laws import LEVEL
 from unisc.errors import InputError, run_command
 from unisc.report import style
 from unisc.report.numbers import number, short
 from unisc.report.page import Page
 from unisc.sweep.record import read_records
 
-LEVEL = 0.90
 BASE = "act"
 OBJECTIVES = {
     "act": "action alone",
@@ -56,9 +56,7 @@ class Estimate(NamedTuple):
     @property
     def verdict(self) -> str:
         """Say whether the sign is told."""
-        if self.low is None or self.high is None:
-            return "unresolved (one seed)"
-        return "resolved positive" if self.low > 0 else "resolved negative" if self.high < 0 else "unresolved"
+        return verdict(self.low, self.high)
 
     def text(self, digits: int = 3, *, signed: bool = False) -> str:
         """Write the mean with its interval."""
@@ -90,11 +88,8 @@ def load(folder: Path) -> dict[Cell, dict[int, Mapping[str, Any]]]:
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Return a mean with its t interval over seeds."""
-    x = np.asarray(values, float)
-    if len(x) < 2:
-        return Estimate(float(x.mean()), None, None, len(x))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, len(x))
+    found = mean_interval(np.asarray(values, float), LEVEL)
+    return Estimate(found["value"], found["low"], found["high"], len(values))
 
 
 def summarise(cells: Mapping[Cell, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:

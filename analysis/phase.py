@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from analysis import phase_text
-from analysis.boundary import Boundary, Surface, cell_means, verdict
+from analysis.boundary import Boundary, Surface, cell_means, mean_interval, verdict
 from analysis.figures import phase as figures
 from analysis.laws import LEVEL
 from unisc.errors import InputError, run_command
@@ -142,7 +141,7 @@ def summarise(results: Results, *, level: float = LEVEL) -> dict[str, Any]:
                 metrics[name][kind]["num_runs"] = int(both.size + none.size)
         if results.control:
             more = results.control[name] * scale - values[:, 0, :, 0]
-            metrics[name]["control"] = [_mean(column, level) for column in more.T]
+            metrics[name]["control"] = [mean_interval(column, level) for column in more.T]
     return {
         **results.facts,
         "num_seeds": len(np.unique(results.seeds)),
@@ -201,15 +200,6 @@ def _boundary(surface: Surface, size: float, share: float, rising: bool) -> Boun
     """Return the boundary of the expected kind, or one of the other kind where that alone is resolved."""
     expected, other = (surface.boundary(size, share, rising=kind) for kind in (rising, not rising))
     return other if expected.verdict == "unresolved" and other.verdict != "unresolved" else expected
-
-
-def _mean(values: np.ndarray, level: float) -> dict[str, Any]:
-    """Return a mean over shops with its t interval."""
-    mean, count = float(values.mean()), len(values)
-    if count < 2:
-        return {"value": mean, "low": None, "high": None, "verdict": verdict(None, None)}
-    half = float(stdtrit(count - 1, 0.5 + level / 2) * values.std(ddof=1) / np.sqrt(count))
-    return {"value": mean, "low": mean - half, "high": mean + half, "verdict": verdict(mean - half, mean + half)}
 
 
 def section(page: Page, folder: Path, *, heading: str = "Where pooling hurts and isolation pays") -> dict[str, Any] | None:

@@ -6,22 +6,22 @@ those of the study's shop are made. The table gives the mean over seeds with its
 difference to the action loss alone, seed by seed. Runs of one seed meet the same batches in the same order.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from experiments import karma
-from experiments.karma import OBJECTIVES
+from experiments.karma import OBJECTIVES, Config
 from sweeps import shop_interests
 from sweeps.planning import preset_named
 from sweeps.rankers import interval
-from unisc.config import Runtime, override
-from unisc.data.interests import Interests, load
+from unisc.config import override
+from unisc.data.interests import Interests
 from unisc.data.tower_batches import kept
-from unisc.errors import InputError, run_command
+from unisc.errors import run_command
 from unisc.models.karma import num_params
 from unisc.sweep.budget import cost_units
 from unisc.sweep.plan import Run
@@ -64,44 +64,36 @@ PRESETS = MappingProxyType(
     }
 )
 
-
-def prepare(root: Path, *, preset: str) -> None:
-    """Make a shop's interests in `root` where none are there. Raises InputError for an unknown preset."""
-    preset_named(PRESETS, preset)
-    shop_interests.prepare(root, preset=preset)
-
-
-def data_dir(root: Path, *, preset: str) -> Path:
-    """Return the interests that the runs read."""
-    preset_named(PRESETS, preset)
-    return shop_interests.data_dir(root)
+prepare, data_dir = partial(shop_interests.prepare, PRESETS), partial(shop_interests.data_dir, PRESETS)
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:
     """List a preset's runs, largest first. Raises InputError for an unknown preset, or without interests."""
     chosen, path = preset_named(PRESETS, preset), data_dir(root, preset=preset)
-    if not path.exists():
-        raise InputError(f"{path}: not there; call prepare first, or put interests there")
-    data = load(path)
+    data = shop_interests.prepared(path)
     names = [name for name in chosen.objectives if name != "visual" or data.catalogue.visual is not None]
     points = {(name, chosen.size, 1.0) for name in names}
     points |= {(name, size, share) for name in chosen.scaled for size in chosen.sizes for share in chosen.fractions}
-    found = [plan(path, data, *point, seed, chosen.num_epochs) for point in points for seed in chosen.seeds]
+    base = {(name, size): karma.default(path, model=name, size=size) for name, size, _ in points}
+    found = [
+        plan(base[name, size], f"{name} {size}", data, share, seed, chosen.num_epochs)
+        for name, size, share in points
+        for seed in chosen.seeds
+    ]
     return sorted(found, key=lambda run: (-run.cost, run.label))
 
 
-def plan(path: Path, data: Interests, objective: str, size: str, fraction: float, seed: int, num_epochs: int) -> Run:
+def plan(base: Config, name: str, data: Interests, fraction: float, seed: int, num_epochs: int) -> Run:
     """Plan one run; its cost is counted FLOPs of training, the language model's, which is trained once, aside."""
-    config = karma.default(path, model=objective, size=size, seed=seed)
-    config = override(config, {"data.fraction": fraction, "train.num_epochs": num_epochs})
+    config = override(base, {"data.fraction": fraction, "train.num_epochs": num_epochs, "train.seed": seed})
     num_examples = num_epochs * len(kept(data, fraction)) // config.train.batch_size * config.train.batch_size
     work = float(karma.train_flops(config, num_examples))
     return Run.of(
         karma,
         config,
         cost=cost_units(work),
-        label=f"{objective} {size} users {fraction:g} seed {seed}",
-        compile_key=f"{objective} {size}",
+        label=f"{name} users {fraction:g} seed {seed}",
+        compile_key=name,
         num_params=num_params(config.model).dense,
         num_examples=num_examples,
         train_flops=work,
@@ -135,18 +127,7 @@ def table(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> st
 
 def main() -> None:
     """Make the interests, run the sweep and print the table."""
-    from unisc.sweep.launch.local import run_sweep
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, metavar="DIR", help="folder of interests and sweep")
-    parser.add_argument("--preset", default="laptop", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--workers", type=int, help="one a core if not given")
-    args = parser.parse_args()
-    prepare(args.root, preset=args.preset)
-    planned = runs(args.root, preset=args.preset)
-    runtime = Runtime(data_dir=str(data_dir(args.root, preset=args.preset).resolve()), work_dir=str(args.root / "sweep"))
-    records = run_sweep(planned, args.root / "sweep", runtime=runtime, workers=args.workers, title="karma")
-    print(table(records, {run.fingerprint: run.label for run in planned}))
+    shop_interests.run("karma", __doc__, PRESETS, runs, table)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ items stay whole. Every run makes as many passes, so fewer users are fewer steps
 give with the same recipe.
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,9 +20,9 @@ from experiments.sasrec import Config
 from sweeps import shop_interests
 from sweeps.planning import preset_named
 from sweeps.rankers import interval
-from unisc.config import Runtime, override
-from unisc.data.interests import Interests, load
-from unisc.errors import InputError, run_command
+from unisc.config import override
+from unisc.data.interests import Interests
+from unisc.errors import run_command
 from unisc.models.sasrec import num_params
 from unisc.sweep.budget import cost_units
 from unisc.sweep.plan import Run
@@ -47,25 +47,13 @@ PRESETS = MappingProxyType(
     }
 )
 
-
-def prepare(root: Path, *, preset: str) -> None:
-    """Make a shop's interests in `root` where none are there. Raises InputError for an unknown preset."""
-    preset_named(PRESETS, preset)
-    shop_interests.prepare(root, preset=preset)
-
-
-def data_dir(root: Path, *, preset: str) -> Path:
-    """Return the interests that the runs read."""
-    preset_named(PRESETS, preset)
-    return shop_interests.data_dir(root)
+prepare, data_dir = partial(shop_interests.prepare, PRESETS), partial(shop_interests.data_dir, PRESETS)
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:
     """List a preset's runs, largest first. Raises InputError for an unknown preset, or without interests."""
     chosen, path = preset_named(PRESETS, preset), data_dir(root, preset=preset)
-    if not path.exists():
-        raise InputError(f"{path}: not there; call prepare first, or put interests there")
-    data = load(path)
+    data = shop_interests.prepared(path)
     planned = [
         plan(point(path, width=width, fraction=fraction, seed=seed, num_epochs=chosen.num_epochs), data)
         for width in chosen.widths
@@ -97,10 +85,12 @@ def plan(config: Config, data: Interests) -> Run:
     )
 
 
-def table(records: Sequence[Mapping[str, Any]]) -> str:
+def table(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> str:
     """Lay out R@10 by width and share: the mean over seeds with its 90 % t interval."""
     cells = defaultdict(list)
     for record in records:
+        if record["fingerprint"] not in labels:
+            continue
         config = record["config"]
         cells[config["model"]["dim"], config["data"]["fraction"]].append(record["metrics"][METRIC])
     fractions = sorted({fraction for _, fraction in cells})
@@ -113,19 +103,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Make the interests, run the sweep and print the table."""
-    from unisc.sweep.launch.local import run_sweep
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, metavar="DIR", help="folder of interests and sweep")
-    parser.add_argument("--preset", default="laptop", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--workers", type=int, help="one a core if not given")
-    args = parser.parse_args()
-    prepare(args.root, preset=args.preset)
-    planned = runs(args.root, preset=args.preset)
-    runtime = Runtime(data_dir=str(data_dir(args.root, preset=args.preset).resolve()), work_dir=str(args.root / "sweep"))
-    records = run_sweep(planned, args.root / "sweep", runtime=runtime, workers=args.workers, title="sasrec")
-    wanted = {run.fingerprint for run in planned}
-    print(table([record for record in records if record["fingerprint"] in wanted]))
+    shop_interests.run("sasrec", __doc__, PRESETS, runs, table)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,18 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from experiments import two_tower
+from experiments.two_tower import Config
 from sweeps import shop_interests
 from sweeps.planning import preset_named
 from sweeps.rankers import interval
 from unisc.config import Runtime, override
-from unisc.data.interests import load
+from unisc.data.interests import Interests, load
 from unisc.data.tower_batches import kept
 from unisc.errors import run_command
 from unisc.models.two_tower import flops_per_example, num_params
@@ -54,17 +56,7 @@ PRESETS = MappingProxyType(
 )
 """The shop's logs are those of the study's preset of the same name."""
 
-
-def prepare(root: Path, *, preset: str) -> None:
-    """Make a shop's interests in `root` where none are there. Raises InputError for an unknown preset."""
-    preset_named(PRESETS, preset)
-    shop_interests.prepare(root, preset=preset)
-
-
-def data_dir(root: Path, *, preset: str) -> Path:
-    """Return the interests that the runs read."""
-    preset_named(PRESETS, preset)
-    return shop_interests.data_dir(root)
+prepare, data_dir = partial(shop_interests.prepare, PRESETS), partial(shop_interests.data_dir, PRESETS)
 
 
 def runs(root: Path, *, preset: str) -> list[Run]:
@@ -76,28 +68,33 @@ def grid(interests: Path, preset: Preset) -> list[Run]:
     """List the runs, largest first."""
     asked = [(f, s, r, 1.0) for f in preset.features for s in preset.sizes for r in preset.rounds]
     asked += [(preset.features[0], preset.sizes[-1], 0, share) for share in preset.fractions if share < 1]
-    planned = [planned_run(interests, *point, seed, preset.num_epochs) for point in asked for seed in preset.seeds]
+    base = {(f, s): two_tower.default(interests, model=f, size=s) for f, s, _, _ in asked}
+    data = load(interests)
+    planned = [
+        planned_run(base[f, s], f"{f} {s}", data, rounds, share, seed, preset.num_epochs)
+        for f, s, rounds, share in asked
+        for seed in preset.seeds
+    ]
     return sorted(planned, key=lambda run: -run.cost)
 
 
-def planned_run(interests: Path, features: str, size: str, rounds: int, fraction: float, seed: int, num_epochs: int) -> Run:
+def planned_run(base: Config, name: str, data: Interests, rounds: int, fraction: float, seed: int, num_epochs: int) -> Run:
     """Plan one run, its work counted: each round trains anew, and scores of a batch's pairs are work, too."""
-    config = two_tower.default(interests, model=features, size=size, seed=seed)
-    changes = {"mining.num_rounds": rounds, "data.fraction": fraction, "train.num_epochs": num_epochs}
-    config, data = override(config, changes), load(interests)
+    changes = {"mining.num_rounds": rounds, "data.fraction": fraction, "train.num_epochs": num_epochs, "train.seed": seed}
+    config = override(base, changes)
     num_examples = (1 + rounds) * num_epochs * len(kept(data, fraction))
     flops = flops_per_example(config.model, history_len=config.data.history_len)
     # At most so many items are encoded: those of histories and of other rows are mostly among them.
     items = num_examples * (1 + config.contrast.num_shown + bool(rounds) * config.mining.num_hard)
     pairs = 6 * num_examples * config.train.batch_size * config.model.embed_dim
     work = float(flops.train(num_candidates=items, num_requests=num_examples) + pairs)
-    label = f"{features} {size} rounds {rounds} share {fraction:g}"
+    label = f"{name} rounds {rounds} share {fraction:g}"
     return Run.of(
         two_tower,
         config,
         cost=cost_units(work),
         label=f"{label} seed {seed}",
-        compile_key=f"{features} {size} {rounds > 0}",
+        compile_key=f"{name} {rounds > 0}",
         num_params=num_params(config.model, num_users=data.num_users, num_items=data.catalogue.num_items).dense,
         num_examples=num_examples,
         train_flops=work,
@@ -139,7 +136,7 @@ def main() -> None:
     planned = grid(args.interests, dataclasses.replace(PRESETS[args.preset], **given))
     runtime = Runtime(data_dir=str(args.interests.absolute()), work_dir=str(args.out))
     records = run_sweep(planned, args.out, runtime=runtime, workers=args.workers, title="two towers")
-    print(table(records, {run.fingerprint: run.label for run in planned}))
+    print(table(records, shop_interests.labels(planned)))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_differences_are_of_one_seed_and_called_by_their_interval(folder):
 
 def test_one_seed_resolves_nothing(folder):
     summary = karma.summarise(karma.load(folder(seeds=(0,))))
-    assert summary["objectives"]["rec"]["hr@200"]["less"].verdict == "unresolved (one seed)"
+    assert summary["objectives"]["rec"]["hr@200"]["less"].verdict == "unresolved (no interval)"
 
 
 def test_the_page_has_its_figures_and_numbers(folder, tmp_path):

@@ -53,9 +53,13 @@ def test_the_grid_is_planned_largest_first_with_its_counts(root):
 
 def test_the_table_has_a_row_a_width_and_a_mean_over_seeds():
     def record(width, fraction, value):
-        return {"config": {"model": {"dim": width}, "data": {"fraction": fraction}}, "metrics": {METRIC: value}}
+        return {
+            "fingerprint": "a",
+            "config": {"model": {"dim": width}, "data": {"fraction": fraction}},
+            "metrics": {METRIC: value},
+        }
 
-    found = table([record(8, 1.0, 0.1), record(8, 1.0, 0.3), record(16, 0.5, 0.25)]).splitlines()
+    found = table([record(8, 1.0, 0.1), record(8, 1.0, 0.3), record(16, 0.5, 0.25)], {"a": ""}).splitlines()
     assert "0.2000 [" in found[1] and "-" in found[1] and "0.2500 (one seed)" in found[2]
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from unisc.nn.attention import BLOCKED
+from unisc.objectives import contrastive
 
 
 def binary(
@@ -61,13 +61,17 @@ def sampled_softmax(
 
     Each draw counts for items / draws of them; one that is a place's target is none of its negatives.
     """
-    drawn = negatives.reshape(-1)
-    taken = (jnp.einsum("btd,btd->bt", hidden, vectors[targets]) * scale).astype(jnp.float32)
-    against = (jnp.einsum("btd,nd->btn", hidden, vectors[drawn]) * scale).astype(jnp.float32)
-    against = against + math.log(len(vectors) / len(drawn))
-    against = jnp.where(targets[..., None] == drawn, BLOCKED, against)
-    total = jnp.logaddexp(taken, jax.nn.logsumexp(against, axis=-1))
-    return _mean(total - taken, weights)
+    drawn, log_prob = negatives.reshape(-1), jnp.full(negatives.size, -math.log(len(vectors)), jnp.float32)
+    losses = contrastive.sampled_softmax(
+        hidden.reshape(-1, hidden.shape[-1]),
+        vectors[targets.reshape(-1)],
+        targets.reshape(-1),
+        vectors[drawn],
+        drawn,
+        scale=scale,
+        log_prob=log_prob,
+    )
+    return _mean(losses.reshape(targets.shape), weights)
 
 
 def _mean(losses: Float[Array, "B T"], weights: Float[Array, "B T"]) -> Float[Array, ""]:

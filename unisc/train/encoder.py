@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from unisc.train import state as train_state
 from unisc.train.checkpoint import Counts
 from unisc.train.loop import Runtime, Task
 from unisc.train.optimizers import DENSE_OPTIMIZERS, DenseOptimizer, dense_optimizer, is_decayed
-from unisc.train.schedule import Decay, rate_at
+from unisc.train.schedule import Decay, check_settings, rate_at
 from unisc.train.state import TableOptimizer, TrainState, layout, read_rows, update_rows
 from unisc.train.step import ComputeType, narrow
 
@@ -83,13 +82,9 @@ class EncoderTrainConfig:
     def __post_init__(self) -> None:
         if self.optimizer not in DENSE_OPTIMIZERS:
             raise InputError(f"optimizer {self.optimizer!r}: unknown; give one of {', '.join(DENSE_OPTIMIZERS)}")
-        for name in ("warmup_frac", "final_frac"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} {getattr(self, name)}: give a number from 0 to 1")
         at_least = {"batch_size": 1, "num_epochs": 1, "seed": 0, "learning_rate": 0, "weight_decay": 0, "clip_norm": 0}
-        for name, least in {**at_least, "table_learning_rate": 0, "table_init_std": 0}.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} {getattr(self, name)}: give a number of at least {least}")
+        at_least |= {"table_learning_rate": 0, "table_init_std": 0}
+        check_settings(self, shares=("warmup_frac", "final_frac"), at_least=at_least)
 
     def hyper_at(self, step: int, num_steps: int) -> tuple[float, float, float]:
         """Return a step's rate, the table's rate, and the decay; steps count from 0."""

@@ -1,6 +1,5 @@
 """Training of rankers: their settings, their batches, and the task that the loop is given."""
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -22,7 +21,7 @@ from unisc.train.checkpoint import Counts
 from unisc.train.loop import Runtime, Task
 from unisc.train.optimizers import DENSE_OPTIMIZERS, DenseOptimizer
 from unisc.train.progress import blame_of, count, run_identity
-from unisc.train.schedule import Decay, rate_at
+from unisc.train.schedule import Decay, check_settings, rate_at
 from unisc.train.state import TableOptimizer, TableType, TrainState
 from unisc.train.step import ComputeType, Hyper, make_feed, make_train_step, parts_of
 
@@ -69,9 +68,6 @@ class TrainConfig:
         for name, known in (("optimizer", DENSE_OPTIMIZERS), ("table_dtype", ("float32", "bfloat16"))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r}: unknown; give one of {', '.join(known)}")
-        for name in ("warmup_frac", "final_frac", "position_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} {getattr(self, name)}: give a number from 0 to 1")
         at_least = {
             "batch_candidates": 1,
             "num_parts": 1,
@@ -82,9 +78,7 @@ class TrainConfig:
             "table_learning_rate": 0,
         }
         at_least |= {"weight_decay": 0, "purchase_weight": 0, "table_init_std": 0, "clip_norm": 0}
-        for name, least in at_least.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} {getattr(self, name)}: give a number of at least {least}")
+        check_settings(self, shares=("warmup_frac", "final_frac", "position_dropout"), at_least=at_least)
 
     def row_map(self, spec: FeatureSpec) -> RowMap:
         """Return what rewrites batches for the tables as a run stores them; a model is built for its `spec`."""
