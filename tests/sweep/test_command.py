@@ -2,16 +2,18 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 
 from unisc.errors import InputError, run_command
-from unisc.sweep import command
+from unisc.sweep import command, curves
 from unisc.sweep.plan import read_plan, run_folder
 from unisc.sweep.record import read_records
 
@@ -152,32 +154,45 @@ def test_a_cancelled_sweep_is_taken_up_by_the_next_run(place, capsys):
     assert not (place / "out" / "sweep" / "cancelled.json").exists()
 
 
-def grown(path, size, secs=20.0):
-    """Return a file's size once it is more than this and has stayed so: another thread writes it."""
-    deadline = time.monotonic() + secs
-    while path.stat().st_size <= size and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1.5)
-    return path.stat().st_size
+def written(folder):
+    """Return the events of the files of a folder, in the order TensorBoard reads them, and check every checksum."""
+    events = []
+    for path in sorted(folder.glob("events*")):
+        content, offset = path.read_bytes(), 0
+        while offset < len(content):
+            length = content[offset : offset + 8]
+            end = offset + 12 + struct.unpack("<Q", length)[0]
+            message = content[offset + 12 : end]
+            assert struct.unpack("<I", content[offset + 8 : offset + 12])[0] == masked_crc32c(length)
+            assert struct.unpack("<I", content[end : end + 4])[0] == masked_crc32c(message)
+            events.append(Event.FromString(message))
+            offset = end + 4
+    return events
 
 
 def test_curves_reach_tensorboard_as_they_grow(place, sweep):
-    from unisc.sweep.curves import follower
-
     run = sweep.run(0)
     path = run_folder(sweep.dir, run.fingerprint) / "work" / "metrics.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text('{"step": 1, "train/loss": 0.5}\n{"step": 2, "train/lo')
-    follow = follower(sweep.dir, [run])
+    follow = curves.follower(sweep.dir, [run])
     follow()
-    [events] = sweep.dir.glob("tensorboard/tiny 0-*/events*")
-    size = grown(events, 40)  # a header alone has 40 bytes
+    [folder] = sweep.dir.glob("tensorboard/tiny 0-*")
+    version, start, *seen = written(folder)
+    assert version.file_version == "brain.Event:2" and start.session_log.status == 1 and start.step == 1
+    assert [(e.step, e.summary.value[0].tag, e.summary.value[0].simple_value) for e in seen] == [(1, "train/loss", 0.5)]
     follow()
-    time.sleep(1.5)
-    assert events.stat().st_size == size, "half a line is no step"
+    assert len(written(folder)) == 3, "half a line is no step"
     path.write_text('{"step": 1, "train/loss": 0.5}\n{"step": 2, "train/loss": 0.25}\n')
     follow()
-    assert grown(events, size) > size
+    assert [(e.step, e.summary.value[0].simple_value) for e in written(folder)[2:]] == [(1, 0.5), (2, 0.25)]
+    # A run that went on from a checkpoint replaces its file, and what was shown from there on is to be forgotten.
+    path.with_name("new").write_text('{"step": 2, "train/loss": 0.75}\n')
+    path.with_name("new").replace(path)
+    follow()
+    first, again, last = written(folder)[4:]
+    assert first.file_version and again.session_log.status == 1 and again.step == 2
+    assert last.step == 2 and last.summary.value[0].simple_value == 0.75
 
 
 @pytest.mark.parametrize(
