@@ -12,14 +12,10 @@ Expected:  the paper reports no ablation of attribution. Wrong labels should cos
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments import uniscale
 from unisc.config import Runtime
-from unisc.data import manifest
-from unisc.data.columns import load
-from unisc.errors import InputError
 
 VERSION = 1
 """Raised by hand whenever the same configuration would give other numbers."""
@@ -39,11 +35,4 @@ def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     Raises:
       InputError: the samples are not the ones the configuration names.
     """
-    root, of = Path(runtime.data_dir), config.run.data
-    samples = root / "samples" / config.degradation
-    found = manifest.read(samples, kind="samples")["fingerprint"]
-    if found != of.samples:
-        raise InputError(f"{samples}: samples {found}, but this run is of {of.samples}; plan the sweep again")
-    train = load(samples, "train", history_len=of.history_len, fraction=of.fraction)
-    test = load(samples, "test", history_len=of.history_len)
-    return uniscale.run_on(config.run, train, test, root / "logs", runtime)
+    return uniscale.run_in(config.run, config.degradation, runtime)

@@ -65,9 +65,14 @@ class Config:
 
 def run(config: Config, runtime: Runtime) -> Mapping[str, Any]:
     """Train one ranker on one composition and score it on the test day; return metrics, counts and timing."""
+    return run_in(config, config.data.composition, runtime)
+
+
+def run_in(config: Config, folder: str, runtime: Runtime) -> Mapping[str, Any]:
+    """Do what `run` does on the samples in `samples/<folder>`, which need not be of the composition's name."""
     root = Path(runtime.data_dir)
-    samples = root / "samples" / config.data.composition
-    return run_on(config, *data(config, root), root / "logs", runtime, samples=samples)
+    samples = root / "samples" / folder
+    return run_on(config, *data(config, samples), root / "logs", runtime, samples=samples)
 
 
 def run_on(
@@ -114,13 +119,12 @@ def run_on(
     return found
 
 
-def data(config: Config, root: Path) -> tuple[Columns, Columns]:
-    """Open the samples a run names: its share of the train split, and the test split.
+def data(config: Config, samples: Path) -> tuple[Columns, Columns]:
+    """Open the samples of a run: its share of the train split, and the test split.
 
     Raises:
-      InputError: the samples under `root` are not the ones the configuration names.
+      InputError: they are not the ones the configuration names.
     """
-    samples = root / "samples" / config.data.composition
     found = manifest.read(samples, kind="samples")["fingerprint"]
     if found != config.data.samples:
         raise InputError(f"{samples}: samples {found}, but this run is of {config.data.samples}; plan the sweep again")

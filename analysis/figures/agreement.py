@@ -18,11 +18,12 @@ def offline_online(judged: Judged, *, seed: int = 0) -> Figure:
     """Draw a panel for each offline metric: a ranker is a point with its online interval; better offline is to the right."""
     names = [name for name in PANELS if name in judged.offline]
     fig, axes = style.figure(min(2, len(names)), 8.8, 0.9 + 2.9 * -(-len(names) // 2), rows=-(-len(names) // 2), sharey=True)
-    families = list(dict.fromkeys(judged.families))
+    families = sorted(set(judged.families))
     lifts = judged.lifts()
     for ax, name in zip(axes, names, strict=False):
         for index, family in enumerate(families):
-            colour, mark = style.COLOURS[index % len(style.COLOURS)], style.MARKERS[index * 3 % len(style.MARKERS)]
+            lap, place = divmod(index, len(style.COLOURS))
+            colour, mark = style.COLOURS[place], style.MARKERS[(place + 3 * lap) % len(style.MARKERS)]
             of = [k for k, f in enumerate(judged.families) if f == family]
             x, y = [judged.offline[name][k] for k in of], [lifts[k].value for k in of]
             bars = [[lifts[k].value - lifts[k].low for k in of], [lifts[k].high - lifts[k].value for k in of]]

@@ -74,6 +74,7 @@ def read(logs: Path, config: InterestsConfig, *, generator: str | None, converte
             "empty histories": {name: none_of(rows.history) for name, rows in splits.items()},
             "examples without a query": {name: int((rows.query == NO_QUERY).sum()) for name, rows in splits.items()},
             "lists cut": long_lists,
+            "train ends": end,
             "dropped": {reason: num for reason, num in dropped.items() if num},
         },
     )

@@ -1,5 +1,7 @@
 """Rank correlation of offline metrics with online lifts, and the figure of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -55,3 +57,10 @@ def test_two_rankers_have_no_correlation_worth_the_name():
 def test_the_figure_has_a_panel_a_metric_and_says_what_was_counted():
     text = style.svg(offline_online(judged(1)))
     assert "12 rankers, 300 users" in text and "90% intervals" in text and text.count("Spearman") == 2
+
+
+def test_no_two_families_look_the_same():
+    many = dataclasses.replace(judged(0), families=[f"family {k}" for k in range(12)])
+    figure = offline_online(many)
+    looks = [(line.get_color(), line.get_marker()) for line, *_ in (box.lines for box in figure.axes[0].containers)]
+    assert len(set(looks)) == len(looks) == 12

@@ -21,7 +21,7 @@ from unisc.errors import InputError
 from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import ParamCount
 from unisc.nn.attention import BLOCKED, causal_attention, masked_attention
-from unisc.nn.linear import normal
+from unisc.nn.linear import normal, product
 from unisc.nn.recompute import recompute
 
 INIT_STD = 0.02
@@ -81,7 +81,7 @@ class Kernel(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         """Map the last axis."""
-        return jnp.einsum("...d,df->...f", x, self.kernel[...].astype(x.dtype))
+        return product(x, self.kernel[...].astype(x.dtype))
 
 
 class Attention(nnx.Module):

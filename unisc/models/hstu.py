@@ -39,7 +39,7 @@ from unisc.models.counts import FlopCount, ParamCount, mlp_flops, mlp_params
 from unisc.models.inputs import group_inputs, group_widths
 from unisc.nn.attention import score_scale
 from unisc.nn.embedding import concat_fields, lookup
-from unisc.nn.linear import RELU_GAIN, Linear, bias_init, start_bias
+from unisc.nn.linear import RELU_GAIN, Linear, bias_init, product, start_bias
 from unisc.nn.mlp import MLP, JointMLP
 from unisc.nn.norm import layer_norm
 from unisc.nn.recompute import recompute
@@ -191,7 +191,7 @@ class HSTULayer(nnx.Module):
         """Return K and V alone, for tokens whose outputs nothing reads."""
         u, q, v, _ = self.config.widths
         kernel = self.uqvk.kernel[...][:, u + q :]
-        y = jax.nn.silu(jnp.einsum("...d,df->...f", layer_norm(x), kernel) * self.uqvk.multiplier)
+        y = jax.nn.silu(product(layer_norm(x), kernel) * self.uqvk.multiplier)
         return self._heads(y[..., v:]), self._heads(y[..., :v])
 
     def finish(

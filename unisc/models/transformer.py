@@ -31,7 +31,7 @@ from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import FlopCount, ParamCount
 from unisc.nn.attention import BLOCKED, masked_attention, score_scale, unnormalised_softmax
 from unisc.nn.embedding import concat_fields, lookup, to_candidates
-from unisc.nn.linear import Linear, TypedLinear, normal, start_bias
+from unisc.nn.linear import Linear, TypedLinear, normal, product, start_bias
 from unisc.nn.norm import rms_norm
 from unisc.nn.recompute import recompute
 from unisc.nn.slots import Context, Slots
@@ -117,7 +117,7 @@ class Block(nnx.Module):
     def keys_values(self, x: Float[Array, "*batch D"]) -> list[Float[Array, "*batch N H"]]:
         """Return keys and values alone, for tokens that nothing reads any further."""
         kernel = self.qkv.kernel[...][:, self.dim :]
-        y = jnp.einsum("...d,df->...f", rms_norm(x), kernel) * self.qkv.multiplier
+        y = product(rms_norm(x), kernel) * self.qkv.multiplier
         return [self._heads(part) for part in jnp.split(y, 2, axis=-1)]
 
     def finish(self, x: Float[Array, "*batch D"], attended: Float[Array, "*batch N H"]) -> Float[Array, "*batch D"]:

@@ -20,7 +20,7 @@ from unisc.errors import InputError
 from unisc.models.checks import check_fields, check_multiples
 from unisc.models.counts import ParamCount
 from unisc.nn.attention import masked_attention
-from unisc.nn.linear import bias_init, normal
+from unisc.nn.linear import bias_init, normal, product
 from unisc.nn.recompute import recompute
 
 
@@ -74,7 +74,7 @@ class Affine(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         """Map the last axis."""
-        return jnp.einsum("...d,df->...f", x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+        return product(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
 
 
 class GeluUnit(nnx.Module):

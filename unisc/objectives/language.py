@@ -58,7 +58,8 @@ def _forward(hidden: Array, vectors: Array, targets: Array, weights: Array, chun
         is_target = jax.lax.broadcasted_iota(t.dtype, exps.shape, 2) == t[..., None]
         slopes = (exps * (w / sums)[..., None] - jnp.where(is_target, w[..., None], 0.0)).astype(h.dtype)
         by_hidden = jnp.einsum("btv,vd->btd", slopes, vectors.astype(h.dtype))
-        by_vectors += jnp.einsum("btv,btd->vd", slopes, h, preferred_element_type=jnp.float32)
+        rows = slopes.reshape(-1, len(vectors)), h.reshape(-1, h.shape[-1])  # as in `product`: one axis is contracted faster
+        by_vectors += jnp.einsum("nv,nd->vd", *rows, preferred_element_type=jnp.float32)
         return (total + jnp.sum(losses * w), by_vectors), (by_hidden, losses)
 
     start = jnp.zeros(()), jnp.zeros(vectors.shape, jnp.float32)
