@@ -3,7 +3,8 @@
 `python -m sweeps.funnel DIR --preset laptop` makes the study's shop, trains KARMA on the first half of its clicks, scores the
 requests after that and the test day with it, trains the rankers there and prints the table; killed and typed again it
 continues. The table gives the mean over seeds with its 90 % t interval, and each arm's difference to the ranker without
-interests, seed by seed: a seed has its own KARMA, and rankers of one seed meet the same requests in the same order.
+interests, seed by seed: a seed has its own KARMA, and rankers of one seed meet the same requests in the same order. What KARMA
+has seen the ranker beside it has not; the arm "exposed" is the ranker without interests that has learned from all requests.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from unisc.sweep.launch.local import run_sweep
 from unisc.sweep.plan import Run, run_folder
 from unisc.train.interest_numbers import add_interests
 
-WITHOUT = "without"
+WITHOUT, ALL = "without", "exposed"
 TRAINED_ON = 0.5
 """Share of the clicks that KARMA learns from, the first; the ranker learns from the others."""
 
@@ -64,7 +65,7 @@ def prepare(root: Path, *, preset: str) -> None:
     """
     chosen, stages = preset_named(PRESETS, preset), Stages(root, root, workers=0)
     make_logs(uniscale.shop(uniscale.PRESETS[preset]), root / "logs", stages)
-    make_samples(root / "logs", root / "made", ("exposed",), stages)
+    make_samples(root / "logs", root / "samples", (ALL,), stages)
     interests = root / "interests"
     if not interests.exists():
         build(root / "logs", interests, InterestsConfig(validation_share=1 - TRAINED_ON))
@@ -72,12 +73,11 @@ def prepare(root: Path, *, preset: str) -> None:
     runtime = Runtime(data_dir=str(interests.resolve()), work_dir=str(root / "karma"), keep_model=True)
     run_sweep(list(planned.values()), root / "karma", runtime=runtime, title="karma")
     served = {arm: run_folder(root / "karma", run.fingerprint) / "work" / "karma" for arm, run in planned.items()}
-    (root / "samples").mkdir(exist_ok=True)
     for arm, folder in [(WITHOUT, None), *served.items()]:
         if not (out := root / "samples" / arm).exists():
             stages.say(f"scoring for {arm}")
             scorers = {} if folder is None else {"interest": folder}
-            add_interests(root / "made" / "exposed", out, scorers=scorers, interests=interests)
+            add_interests(root / "samples" / ALL, out, scorers=scorers, interests=interests)
 
 
 def data_dir(root: Path, *, preset: str) -> Path:
@@ -93,7 +93,7 @@ def runs(root: Path, *, preset: str) -> list[Run]:
         _plan(root, arm, size, seed, uniscale.PRESETS[preset].num_full_requests)
         for size in chosen.sizes
         for seed in chosen.seeds
-        for arm in (WITHOUT, *(f"{objective}-{seed}" for objective in chosen.objectives))
+        for arm in (ALL, WITHOUT, *(f"{objective}-{seed}" for objective in chosen.objectives))
     ]
 
 
@@ -120,7 +120,7 @@ def _plan(root: Path, arm: str, size: str, seed: int, num_full_requests: int) ->
         funnel,
         Config(arm=arm, run=config),
         label=f"{size}/{arm.partition('-')[0]}/seed{seed}",
-        compile_key=f"{size}/{arm == WITHOUT}",
+        compile_key=f"{size}/{arm in (ALL, WITHOUT)}",
         **counted(config.model, columns.spec, num_examples=columns.num_examples, num_requests=columns.num_requests),
     )
 
