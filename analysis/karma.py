@@ -23,7 +23,7 @@ from unisc.report.numbers import number, short
 from unisc.report.page import Page
 from unisc.sweep.record import read_records
 
-BASE = "act"
+BASE, FROZEN = "act", "frozen"
 OBJECTIVES = {
     "act": "action alone",
     "gen": "+ generation",
@@ -172,7 +172,24 @@ def ablation(summary: Mapping[str, Any]) -> Figure:
     keys = [key for key in RECALL if all(key in summary["objectives"][name] for name in names)]
     fig, axes = style.figure(len(keys), 2.0 + 2.4 * len(keys), 0.9 + 0.36 * len(names), sharey=True)
     for ax, key in zip(axes, keys, strict=True):
-        _dots(ax, [summary["objectives"][name][key]["less"] for name in names])
+        shown = [summary["objectives"][name][key]["less"] for name in names]
+        _dots(ax, shown)
+        # A model held still may fall so far behind that nothing else could be told apart beside it.
+        limits = _span([one for name, one in zip(names, shown, strict=True) if name != FROZEN])
+        ax.set_xlim(*limits)
+        for place, (name, one) in enumerate(zip(names, shown, strict=True)):
+            if name == FROZEN and not limits[0] <= one.value <= limits[1]:
+                edge, towards = (0.03, "left") if one.value < limits[0] else (0.97, "right")
+                arrow = "\u2190 {}" if towards == "left" else "{} \u2192"
+                ax.text(
+                    edge,
+                    place,
+                    arrow.format(short(one.value)),
+                    transform=ax.get_yaxis_transform(),
+                    ha=towards,
+                    va="center",
+                    size=8,
+                )
         ax.axvline(0, color=style.MUTED, lw=0.9, zorder=1)
         ax.set_xlabel(f"{RECALL[key]} over action alone, points")
     axes[0].set_yticks(range(len(names)), [OBJECTIVES[name] for name in names])
@@ -224,6 +241,13 @@ def scaling(summary: Mapping[str, Any]) -> Figure | None:
     axes[0].set_ylabel("HR@200, %")
     axes[-1].legend(title="share of users")
     return fig
+
+
+def _span(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """Return limits around zero and all intervals, with some room."""
+    ends = [0.0, *(end for one in estimates for end in (one.value, one.low, one.high) if end is not None)]
+    room = 0.1 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - room, max(ends) + room
 
 
 def _dots(ax: Axes, estimates: Sequence[Estimate]) -> None:
