@@ -144,7 +144,8 @@ def summarise(cells: Mapping[Cell, Mapping[int, Mapping[str, Any]]]) -> dict[str
 
 def answer(summary: Mapping[str, Any]) -> list[str]:
     """Say what the regularisers did to recall and to collapse."""
-    of, sample = summary["objectives"], _sample(summary)
+    of, num_seeds = summary["objectives"], len(summary["seeds"])
+    sample = _sample(2 * num_seeds, num_seeds)  # a difference is of two objectives' runs
     out = []
     for name in ("rec", "gen", "both", "visual", "frozen"):
         if name in of and of[name]["hr@200"]["less"] is not None:
@@ -162,8 +163,8 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _sample(summary: Mapping[str, Any]) -> str:
-    return f"n = {summary['num_runs']} runs, {len(summary['seeds'])} seeds, {LEVEL:.0%} intervals"
+def _sample(num_runs: int, num_seeds: int) -> str:
+    return f"n = {num_runs} runs, {num_seeds} seeds, {LEVEL:.0%} intervals"
 
 
 def ablation(summary: Mapping[str, Any]) -> Figure:
@@ -270,7 +271,7 @@ def build(folder: Path, out: Path) -> Path:
         kind="facts",
     )
     page.answer(answer(summary))
-    sample = _sample(summary)
+    sample = _sample(summary["num_runs"], len(summary["seeds"]))
     figures = {"ablation": ablation(summary), "semantics": semantics(summary), "scaling": scaling(summary)}
     captions = {
         "ablation": f"What is added to the action loss, seed by seed. {sample}.",

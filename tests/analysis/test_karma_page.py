@@ -50,7 +50,7 @@ def test_differences_are_of_one_seed_and_called_by_their_interval(folder):
     assert summary["objectives"]["gen"]["hr@200"]["less"].verdict == "unresolved"
     assert summary["objectives"]["rec"]["sink_rate"]["less"].verdict == "resolved negative"
     text = " ".join(karma.answer(summary))
-    assert "+ reconstruction: HR@200 +" in text and "n = 9 runs, 3 seeds, 90% intervals" in text
+    assert "+ reconstruction: HR@200 +" in text and "n = 6 runs, 3 seeds, 90% intervals" in text
 
 
 def test_one_seed_resolves_nothing(folder):
