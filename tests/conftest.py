@@ -1,5 +1,6 @@
 """For all tests: shapes in signatures are checked at run time, which costs nothing elsewhere; files of helpers are imported."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -32,6 +33,20 @@ def _load_file(path: Path) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop compiled programs after every file of tests: kept, they grow a worker to several gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        for module in list(sys.modules.values()):
+            if getattr(module, "__name__", "").startswith("unisc."):
+                for function in vars(module).values():
+                    if hasattr(function, "cache_clear"):
+                        function.cache_clear()
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
