@@ -34,7 +34,8 @@ def training_environment(num_devices: int, environ: Mapping[str, str] = os.envir
     flags = environ.get("XLA_FLAGS", "")
     if _DEVICES not in flags:
         flags = f"{flags} {_DEVICES}={num_devices}".strip()
-    threads = {_THREADS: str(2 * num_devices - 1)}  # all devices but one may wait, and a thread a core is left
+    # All devices but one may wait, and a thread a core is left; one device alone shares its operations out among all cores.
+    threads = {_THREADS: str(max(2 * num_devices - 1, num_cores()))}
     return {**keep_memory(), **threads, **environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, _MARK: str(num_devices)}
 
 

@@ -102,6 +102,10 @@ def test_what_does_not_fit_is_one_line(small_shop, interests, scorer, scored, tm
         add_interests(scored[0], tmp_path / "out", scorers={"karma": scorer}, interests=interests)
     with pytest.raises(InputError, match=r"exists|not empty|holds"):
         add_interests(small_shop.samples, scored[0], scorers={}, interests=interests)
+    model, features = load_karma(scorer)
+    save_karma(model, tmp_path / "fewer", features=features[:-1])
+    with pytest.raises(InputError, match="give the interests it learned from"):
+        add_interests(small_shop.samples, tmp_path / "out", scorers={"karma": tmp_path / "fewer"}, interests=interests)
     other = tmp_path / "other"
     tiny = load_file(Path(__file__).parent.parent / "data" / "tiny_interests.py")
     tiny.write(other, num_train=60, num_other=10)

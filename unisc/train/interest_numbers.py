@@ -22,7 +22,7 @@ from unisc.data.interest_batches import Lengths
 from unisc.data.interests import KIND, Examples, Interests, load
 from unisc.data.ragged import Ragged
 from unisc.data.schema import KINDS, NUMBER
-from unisc.data.text import load_tokenizer
+from unisc.data.text import check_vocab, load_tokenizer
 from unisc.errors import InputError
 from unisc.files import new_directory
 from unisc.models.karma import Karma
@@ -49,8 +49,8 @@ def add_interests(
     nothing is added, for a comparison. Returns the new manifest.
 
     Raises:
-      InputError: samples of another shop than the interests, numbers that are there already, no row left to train on, an output
-        folder that holds something.
+      InputError: samples of another shop than the interests, a scorer of another catalogue, numbers that are there already, no
+        row left to train on, an output folder that holds something.
     """
     about, data = manifest.read(samples, kind="samples"), load(interests)
     logs = manifest.read(interests, kind=KIND)["config"].get("made_from", {}).get("fingerprint")
@@ -60,7 +60,7 @@ def add_interests(
     if taken := set(names.values()) & set(numbers_of(samples)):
         raise InputError(f"{samples}: has {', '.join(sorted(taken))} already; give other names")
     since, reader = train_end(interests), _Reader(samples, data, history_len)
-    models = {name: load_karma(folder) for name, folder in scorers.items()}
+    models = {name: _load(folder, data) for name, folder in scorers.items()}
     rows = {split: _rows(samples / split, since if split == "train" else 0) for split in SPLITS}
     if not len(rows["train"]):
         raise InputError(f"{samples}: no row of train is from after the interests' train part; give a larger validation_share")
@@ -77,7 +77,13 @@ def add_interests(
         for split, table in rows.items():
             (aside / split).mkdir()
             pq.write_table(_with(table, numbers[split]), aside / split / "part-00000.parquet")
-        config = {**about["config"], "samples": about["fingerprint"], "train_from": since, "numbers": _told(models, data)}
+        config = {
+            **about["config"],
+            "samples": about["fingerprint"],
+            "train_from": since,
+            "numbers": sorted(names.values()),
+            "interests": data.fingerprint,
+        }
         return manifest.write(
             aside,
             kind="samples",
@@ -88,6 +94,15 @@ def add_interests(
             logs=logs,
             test_start=about["test_start"],
         )
+
+
+def _load(folder: Path, data: Interests) -> tuple[Karma, Float32[np.ndarray, "I F"]]:
+    model, features = load_karma(folder)
+    if len(features) != data.catalogue.num_items:
+        count = data.catalogue.num_items
+        raise InputError(f"{folder}: of {len(features)} items, {data.path} has {count}; give the interests it learned from")
+    check_vocab(load_tokenizer(data.tokenizer), model.config.decoder.vocab_size)
+    return model, features
 
 
 def _rows(folder: Path, since: int) -> pa.Table:
@@ -112,10 +127,6 @@ def _counts(rows: Mapping[Split, pa.Table]) -> dict[str, int]:
         found |= {f"{split}_requests": len(table), f"{split}_samples": int(_lengths(table).sum())}
         found |= {f"{split}_{task}s": pc.sum(pc.list_flatten(table[task])).as_py() for task in ("click", "purchase")}
     return found
-
-
-def _told(models: Mapping[str, Any], data: Interests) -> dict[str, Any]:
-    return {"interests": data.fingerprint, "names": sorted(models)}
 
 
 class _Reader:
