@@ -189,7 +189,7 @@ def _torch_step(model: Any, logits_of: Callable[[Any], Any], shape: Shape) -> Ca
         for part in parts:
             loss = f.cross_entropy(logits_of(part[:, :-1]).flatten(0, 1), part[:, 1:].flatten()) / shape.micro
             loss.backward()
-            total += float(loss)
+            total += float(loss.detach())
         optimizer.step()
         return total
 

@@ -40,3 +40,9 @@ def test_runs_side_by_side_have_their_own_kernels():
         return jax.grad(lambda k: jnp.sum(jnp.sin(jax.vmap(function)(x, k))))
 
     np.testing.assert_allclose(loss(product)(kernels), loss(plain)(kernels), rtol=1e-5, atol=1e-6)
+
+
+def test_the_kernels_gradient_is_not_turned_after_it_is_multiplied():
+    x, kernel = normal(2, 3, 4), normal(4, 6, seed=1)
+    slope = jax.make_jaxpr(jax.grad(lambda k: jnp.sum(jnp.sin(product(x, k)))))(kernel)
+    assert "dot_general" in str(slope) and "transpose" not in {str(equation.primitive) for equation in slope.eqns}

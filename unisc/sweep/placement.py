@@ -10,13 +10,13 @@ the order counts and the size does not):
     one process, all runs as one program    1.7 [1.3]         1.4 [1.2]
     processes with one program each         1.6 [1.2]         0.5 [0.4]
 
-On the quiet machine processes gave 2.9 [2.8] while training and 2.0 [1.9] from start to end (two rounds).
+On the quiet machine processes gave 2.9 [2.8] while training and 2.0 [1.9] from start to end (two rounds), of HHSFT xs 5.5 [3.7]
+and 3.1 [2.2].
 Processes pack their own batches; one program waits for the one Python thread that packs for all. Inside a core, a program of
 several runs saves nothing: processor time a step is 1.7 ms alone and 1.8 ms two at a time, 1.9 and 1.9 ms at eight; of HHSFT xs
 30 and 27 ms two at a time. These runs, over in 3 seconds once the programs stand, are nearly all start-up, where one process
 that compiles once is ahead; the longer runs train, the more the first column is what counts. Eight transformers of width 16
-gave processes 2.0, one program 0.8 on one device and 1.4 with a virtual device a core (one earlier measurement on the quiet
-machine, training alone).
+gave processes 2.0, one program 0.8 on one device and 1.4 with a virtual device a core (training alone).
 
 On an accelerator: one process, and runs of one compile key as one program (`unisc.train.packed`), since steps of small models
 are over before the next can be called, and processes would each take their share of its memory. Not measured here.
