@@ -34,7 +34,7 @@ def draw(curves: Mapping[str, Curve], floor: float | None, floor_kind: str) -> F
     if floor is not None:
         handles.append(Line2D([], [], color=style.INK, lw=1.1, ls=(0, (5, 2)), label=f"oracle, {floor_kind} ({floor:.4f})"))
     handles.append(Line2D([], [], color=style.MUTED, lw=6, alpha=0.35, label=f"fitted E, {LEVEL:.0%} interval"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=4)
+    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(curves), 4))
     return fig
 
 

@@ -25,7 +25,7 @@ def relative(volumes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def draw(section: Mapping[str, Any]) -> Figure:
-    """Draw the `volumes` section: one panel a kind of count, ours filled, the paper's hollow."""
+    """Draw the `volumes` section: one panel a kind of count, ours bars, the paper's lines across."""
     fig, axes = style.figure(len(KINDS), 8.6, 2.3, sharey=True)
     names = list(section)
     for ax, kind in zip(axes, KINDS, strict=True):
@@ -33,8 +33,9 @@ def draw(section: Mapping[str, Any]) -> Figure:
             ours, theirs = section[name]["relative"].get(kind), section[name]["paper"].get(kind)
             if ours is not None:
                 ax.barh(at, ours, color=style.colour(name, at), height=0.55, alpha=0.85, zorder=2)
-                end = (max(ours, theirs or 0.0), at)
-                ax.annotate(f"{ours:.2g}×", end, (5, 0), textcoords="offset points", va="center", fontsize=8)
+                # In the bar: past its end the number would stand beside the paper's line, as if it were the line's.
+                look = {"color": "white", "fontweight": "bold", "fontsize": 8, "va": "center"}
+                ax.annotate(f"{ours:.2g}×", (0, at), (5, 0), textcoords="offset points", **look)
             if theirs is not None:
                 ax.plot([theirs, theirs], [at - 0.36, at + 0.36], color=style.INK, lw=1.6, zorder=3)
         ax.set(title=kind if kind != "positives" else "click positives", xlabel="relative to exposed")

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pyarrow.parquet as pq
 import pytest
 
+from analysis import laws, loss
 from analysis.report import analyse, build
 from analysis.study import load
 from unisc.errors import InputError
@@ -53,6 +54,16 @@ def test_every_figure_comes_in_three_formats(report):
         assert (report / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (report / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert "<svg" in (report / "figures" / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_legend_lies_within_its_figure(synthetic, count):
+    curves, _ = laws.fit_curves(synthetic.study(), draws=20)
+    assert len(curves) == 4
+    figure = loss.draw(dict(list(curves.items())[:count]), 0.3117, "irreducible")
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and figure.bbox.y0 <= legend.y0
 
 
 def test_the_report_is_repeatable_byte_for_byte(synthetic, report, tmp_path):
