@@ -125,7 +125,8 @@ def summarise(cells: Mapping[Cell, Mapping[int, Mapping[str, Any]]]) -> dict[str
             "objective": cell.objective,
             "num_params": next(iter(runs.values()))["counts"]["num_params_dense"],
             "fraction": cell.fraction,
-            "hr": estimate([100 * run["metrics"]["eval/hr@200"] for run in runs.values()]),
+            "hr": _recall([runs[seed] for seed in sorted(runs)]),
+            "less": _recall_less(runs, cells.get(cell._replace(objective=BASE), {})) if cell.objective != BASE else None,
         }
         for cell, runs in cells.items()
     ]
@@ -140,6 +141,15 @@ def summarise(cells: Mapping[Cell, Mapping[int, Mapping[str, Any]]]) -> dict[str
         "objectives": table,
         "scaling": sorted(scaling, key=lambda p: (p["objective"], p["fraction"], p["num_params"])),
     }
+
+
+def _recall(runs: Sequence[Mapping[str, Any]]) -> Estimate:
+    return estimate([100 * run["metrics"]["eval/hr@200"] for run in runs])
+
+
+def _recall_less(runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> Estimate | None:
+    pairs = [(runs[seed]["metrics"], base[seed]["metrics"]) for seed in sorted(runs.keys() & base.keys())]
+    return estimate([100 * (own["eval/hr@200"] - other["eval/hr@200"]) for own, other in pairs]) if pairs else None
 
 
 def answer(summary: Mapping[str, Any]) -> list[str]:
@@ -221,26 +231,39 @@ def semantics(summary: Mapping[str, Any]) -> Figure:
 
 
 def scaling(summary: Mapping[str, Any]) -> Figure | None:
-    """Draw HR@200 over decoder parameters by share of users, None where one size or one share alone was run."""
+    """Draw HR@200 over decoder parameters by share of users, and what is added to the action loss; None without two sizes."""
     points = summary["scaling"]
     names = [n for n in OBJECTIVES if len({p["num_params"] for p in points if p["objective"] == n}) > 1]
     if not names:
         return None
     shares = sorted({p["fraction"] for p in points if p["objective"] in names})
-    fig, axes = style.figure(len(names), 1.4 + 3.0 * len(names), 2.9, sharey=True)
-    for ax, name in zip(axes, names, strict=True):
-        for colour, mark, share in zip(style.shades(len(shares)), style.MARKERS, shares, strict=False):
-            line = [p for p in points if p["objective"] == name and p["fraction"] == share]
-            ax.plot(
-                [p["num_params"] for p in line], [p["hr"].value for p in line], mark, ls="-", color=colour, label=f"{share:g}"
-            )
-            for p in line:
-                if p["hr"].low is not None:
-                    ax.plot([p["num_params"]] * 2, [p["hr"].low, p["hr"].high], color=colour, lw=1)
-        ax.set(xscale="log", xlabel="dense parameters that serve", title=OBJECTIVES[name])
-        style.log_counts(ax.xaxis)
-    axes[0].set_ylabel("HR@200, %")
-    axes[-1].legend(title="share of users")
+    added = [n for n in names if any(p["less"] for p in points if p["objective"] == n)]
+    count = len(names) + len(added)
+    fig, axes = style.figure(count, 0.6 + 2.9 * count, 3.2)
+    levels, differences = axes[: len(names)], axes[len(names) :]
+    for key, panels, drawn in (("hr", levels, names), ("less", differences, added)):
+        for ax, name in zip(panels, drawn, strict=True):
+            for at, (colour, mark, share) in enumerate(zip(style.shades(len(shares)), style.MARKERS, shares, strict=False)):
+                line = [p for p in points if p["objective"] == name and p["fraction"] == share and p[key] is not None]
+                # Differences all lie about zero: intervals of one size would hide one another.
+                aside = 1.05 ** (at - (len(shares) - 1) / 2) if key == "less" else 1.0
+                places = [p["num_params"] * aside for p in line]
+                ax.plot(places, [p[key].value for p in line], mark, ls="-", color=colour, label=f"{share:.0%} of users")
+                for place, p in zip(places, line, strict=True):
+                    if p[key].low is not None:
+                        ax.plot([place] * 2, [p[key].low, p[key].high], color=colour, lw=1)
+            ax.set(xscale="log", xlabel="dense parameters that serve")
+            style.log_counts(ax.xaxis)
+            if key == "hr":
+                ax.set(title=OBJECTIVES[name], ylabel="HR@200, %")
+            else:
+                ax.axhline(0, color=style.MUTED, lw=0.9, zorder=1)
+                ax.set(title=f"{OBJECTIVES[name]}, less action alone", ylabel="HR@200, points")
+    limits = [end for ax in levels for end in ax.get_ylim()]
+    for ax in levels:
+        ax.set_ylim(min(limits), max(limits))
+    handles, labels = levels[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(shares))
     return fig
 
 
@@ -276,7 +299,8 @@ def build(folder: Path, out: Path) -> Path:
     captions = {
         "ablation": f"What is added to the action loss, seed by seed. {sample}.",
         "semantics": f"What is left of what the language model knew; dashed: before training. {sample}.",
-        "scaling": f"HR@200 by the decoder's size and the share of users trained on; bars: {LEVEL:.0%} intervals over seeds.",
+        "scaling": "HR@200 by the decoder's size and the share of users trained on; seed by seed less the action loss alone. "
+        f"{_sample(summary['num_all_runs'], len(summary['seeds']))}.",
     }
     for name, fig in figures.items():
         if fig is not None:

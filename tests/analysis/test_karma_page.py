@@ -58,6 +58,18 @@ def test_one_seed_resolves_nothing(folder):
     assert summary["objectives"]["rec"]["hr@200"]["less"].verdict == "unresolved (no interval)"
 
 
+def test_scaling_has_recall_and_what_is_added_in_every_cell(folder):
+    summary = karma.summarise(karma.load(folder(objectives=("act", "rec"), sizes=("xs", "s"), fractions=(0.5, 1.0))))
+    cells = {(p["objective"], p["num_params"], p["fraction"]): p for p in summary["scaling"]}
+    assert len(cells) == 8 and all(p["less"] is None for p in cells.values() if p["objective"] == "act")
+    for (objective, *cell), point in cells.items():
+        if objective == "rec":
+            base = cells["act", *cell]
+            assert point["less"].value == pytest.approx(point["hr"].value - base["hr"].value)
+            assert point["less"].low < 5 < point["less"].high and point["less"].num_seeds == 3
+    assert len(karma.scaling(summary).axes) == 3
+
+
 def test_the_page_has_its_figures_and_numbers(folder, tmp_path):
     page = karma.build(folder(sizes=("xs", "s"), fractions=(0.5, 1.0)), tmp_path / "out")
     text = page.read_text()
