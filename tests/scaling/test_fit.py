@@ -184,8 +184,10 @@ class TestBadInput:
 def test_importing_the_package_is_quick_and_free_of_jax():
     code = "import sys, time; t = time.perf_counter(); import unisc.scaling; print(time.perf_counter() - t)"
     code += "; assert not {'jax', 'flax'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 2.0  # One second alone on a core; tests share theirs.
+    command = [sys.executable, "-c", code]
+    # About 0.6 s alone; the first may compile modules, and other tests take their share of the cores.
+    taken = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+    assert min(taken) < 2.0
 
 
 def test_bootstrap_is_deterministic_by_seed():
