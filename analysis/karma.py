@@ -113,10 +113,9 @@ def summarise(cells: Mapping[Cell, Mapping[int, Mapping[str, Any]]]) -> dict[str
         for key, scale in keys.items():
             if not all(key in run["metrics"] for run in (*runs.values(), *base.values())):
                 continue
-            both = sorted(runs.keys() & base.keys())
             row[key.rpartition("/")[2]] = {
-                "mean": estimate([scale * runs[s]["metrics"][key] for s in sorted(runs)]),
-                "less": estimate([scale * (runs[s]["metrics"][key] - base[s]["metrics"][key]) for s in both]) if both else None,
+                "mean": _mean(runs, key, scale),
+                "less": _less(runs, base, key, scale),
                 "before": runs[min(runs)]["metrics"].get(key.replace("semantics", "before")) if "semantics" in key else None,
             }
         table[name] = row
@@ -125,8 +124,10 @@ def summarise(cells: Mapping[Cell, Mapping[int, Mapping[str, Any]]]) -> dict[str
             "objective": cell.objective,
             "num_params": next(iter(runs.values()))["counts"]["num_params_dense"],
             "fraction": cell.fraction,
-            "hr": _recall([runs[seed] for seed in sorted(runs)]),
-            "less": _recall_less(runs, cells.get(cell._replace(objective=BASE), {})) if cell.objective != BASE else None,
+            "hr": _mean(runs, "eval/hr@200", 100.0),
+            "less": None
+            if cell.objective == BASE
+            else _less(runs, cells.get(cell._replace(objective=BASE), {}), "eval/hr@200", 100.0),
         }
         for cell, runs in cells.items()
     ]
@@ -143,13 +144,15 @@ def summarise(cells: Mapping[Cell, Mapping[int, Mapping[str, Any]]]) -> dict[str
     }
 
 
-def _recall(runs: Sequence[Mapping[str, Any]]) -> Estimate:
-    return estimate([100 * run["metrics"]["eval/hr@200"] for run in runs])
+def _mean(runs: Mapping[int, Mapping[str, Any]], key: str, scale: float) -> Estimate:
+    return estimate([scale * runs[seed]["metrics"][key] for seed in sorted(runs)])
 
 
-def _recall_less(runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> Estimate | None:
-    pairs = [(runs[seed]["metrics"], base[seed]["metrics"]) for seed in sorted(runs.keys() & base.keys())]
-    return estimate([100 * (own["eval/hr@200"] - other["eval/hr@200"]) for own, other in pairs]) if pairs else None
+def _less(
+    runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]], key: str, scale: float
+) -> Estimate | None:
+    pairs = [(runs[seed]["metrics"][key], base[seed]["metrics"][key]) for seed in sorted(runs.keys() & base.keys())]
+    return estimate([scale * (own - other) for own, other in pairs]) if pairs else None
 
 
 def answer(summary: Mapping[str, Any]) -> list[str]:
@@ -232,8 +235,7 @@ def semantics(summary: Mapping[str, Any]) -> Figure:
 
 def scaling(summary: Mapping[str, Any]) -> Figure | None:
     """Draw HR@200 over decoder parameters by share of users, and what is added to the action loss; None without two sizes."""
-    points = summary["scaling"]
-    names = [n for n in OBJECTIVES if len({p["num_params"] for p in points if p["objective"] == n}) > 1]
+    points, names = summary["scaling"], _scaled(summary)
     if not names:
         return None
     shares = sorted({p["fraction"] for p in points if p["objective"] in names})
@@ -267,6 +269,12 @@ def scaling(summary: Mapping[str, Any]) -> Figure | None:
     return fig
 
 
+def _scaled(summary: Mapping[str, Any]) -> list[str]:
+    """Return the objectives that were run at several sizes."""
+    sizes = {name: {p["num_params"] for p in summary["scaling"] if p["objective"] == name} for name in OBJECTIVES}
+    return [name for name, found in sizes.items() if len(found) > 1]
+
+
 def _span(estimates: Sequence[Estimate]) -> tuple[float, float]:
     """Return limits around zero and all intervals, with some room."""
     ends = [0.0, *(end for one in estimates for end in (one.value, one.low, one.high) if end is not None)]
@@ -296,11 +304,12 @@ def build(folder: Path, out: Path) -> Path:
     page.answer(answer(summary))
     sample = _sample(summary["num_runs"], len(summary["seeds"]))
     figures = {"ablation": ablation(summary), "semantics": semantics(summary), "scaling": scaling(summary)}
+    num_scaled = sum(p["hr"].num_seeds for p in summary["scaling"] if p["objective"] in _scaled(summary))
     captions = {
         "ablation": f"What is added to the action loss, seed by seed. {sample}.",
         "semantics": f"What is left of what the language model knew; dashed: before training. {sample}.",
         "scaling": "HR@200 by the decoder's size and the share of users trained on; seed by seed less the action loss alone. "
-        f"{_sample(summary['num_all_runs'], len(summary['seeds']))}.",
+        f"{_sample(num_scaled, len(summary['seeds']))}.",
     }
     for name, fig in figures.items():
         if fig is not None:

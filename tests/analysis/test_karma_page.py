@@ -74,6 +74,7 @@ def test_the_page_has_its_figures_and_numbers(folder, tmp_path):
     page = karma.build(folder(sizes=("xs", "s"), fractions=(0.5, 1.0)), tmp_path / "out")
     text = page.read_text()
     assert text.count("<figure") == 3 and "share of users trained on" in text
+    assert "n = 36 runs" in text  # three objectives, two sizes, two shares, three seeds
     numbers = json.loads((tmp_path / "out" / "karma.json").read_text())
     assert numbers["objectives"]["rec"]["hr@200"]["less"]["verdict"] == "resolved positive"
     assert {path.suffix for path in (tmp_path / "out" / "figures").iterdir()} == {".png", ".svg", ".pdf"}
